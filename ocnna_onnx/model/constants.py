@@ -1,0 +1,155 @@
+"""Tensors whose value is known before any data runs: initializers, constants, and what is computed from them or from
+the shapes of other tensors. They are evaluated by onnxruntime, operator by operator, not by an interpreter of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from ..errors import ModelError
+from .graph import AnyArray, Graph, bodies, constant_node_value, is_standard
+from .session import Runtime, open_session, run
+
+Shape = tuple[int, ...]
+
+SHAPE_READERS = frozenset({"Shape", "Size"})
+RANDOM_OPS = frozenset("RandomUniform RandomNormal RandomUniformLike RandomNormalLike Multinomial Bernoulli".split())
+
+
+@dataclass(frozen=True)
+class Constants:
+    """Values known ahead. `shape` gives tensor shapes for the shape arithmetic in the graph."""
+
+    graph: Graph
+    shape: Mapping[str, Shape]
+    runtime: Runtime = Runtime()
+    _cache: dict[str, AnyArray] = field(default_factory=dict)
+
+    @cached_property
+    def fixed(self) -> frozenset[str]:
+        """Tensors computed from initializers and constants alone."""
+        return frozenset(n for n, live in self._static.items() if not live)
+
+    @cached_property
+    def live(self) -> frozenset[str]:
+        """Tensors computed from constants and from the shapes of other tensors: they follow a change of shape."""
+        return frozenset(n for n, live in self._static.items() if live)
+
+    @cached_property
+    def _static(self) -> dict[str, bool]:
+        """Name -> whether a Shape or Size is among its ancestors, for every tensor known ahead."""
+        static: dict[str, bool] = dict.fromkeys(self.graph.initializers, False)
+        for i in self.graph.order:
+            node = self.graph.nodes[i]
+            names = [n for n in node.input if n]
+            if not is_standard(node) or node.op_type in RANDOM_OPS or any(True for _ in bodies(node)):
+                continue
+            if node.op_type in SHAPE_READERS:
+                known = node.input[0] in self.shape
+                fixed = node.input[0] in static and not static[node.input[0]]
+                if known:
+                    static[node.output[0]] = not fixed
+            elif node.op_type == "Constant":
+                if constant_node_value(node) is not None:
+                    static[node.output[0]] = False
+            elif all(n in static for n in names) and names:
+                static.update({n: any(static[x] for x in names) for n in node.output if n})
+        return static
+
+    def value(self, name: str) -> AnyArray | None:
+        """The value of a tensor known ahead (at these shapes), else None."""
+        if name not in self._static:
+            return None
+        if name in self._cache:
+            return self._cache[name]
+        tensor = self.graph.initializers.get(name)
+        if tensor is not None:
+            self._cache[name] = numpy_helper.to_array(tensor)
+        else:
+            node = self.graph.nodes[self.graph.producer[name]]
+            direct = constant_node_value(node) if node.op_type == "Constant" else self._reading(node)
+            if direct is not None:
+                self._cache[name] = direct
+            else:
+                self._evaluate(name)
+        return self._cache.get(name)
+
+    def computed(self) -> dict[str, AnyArray]:
+        """Values of all computed tensors that a node reads whose own value is not known ahead."""
+        values = {n: self.value(n) for n in self._frontier}
+        return {n: v for n, v in values.items() if v is not None}
+
+    def root(self, name: str) -> str:
+        """The initializer or Constant output that `name` is an unchanged copy of, through Identity nodes."""
+        while name in self.graph.producer and name not in self.graph.initializers:
+            node = self.graph.nodes[self.graph.producer[name]]
+            if node.op_type != "Identity":
+                break
+            name = node.input[0]
+        return name
+
+    def _reading(self, node: onnx.NodeProto) -> AnyArray | None:
+        if node.op_type not in SHAPE_READERS:
+            return None
+        shape = self.shape[node.input[0]]
+        if node.op_type == "Size":
+            return np.asarray(int(np.prod(shape, dtype=np.int64)), np.int64)
+        start, end = (next((a.i for a in node.attribute if a.name == k), d) for k, d in (("start", 0), ("end", None)))
+        return np.asarray(shape[start:end], np.int64)
+
+    def _evaluate(self, wanted: str) -> None:
+        """Run the part of the graph that makes `wanted`, and whatever else of its frontier is still unknown."""
+        targets = [wanted, *(n for n in self._frontier if n not in self._cache and n != wanted)]
+        try:
+            self._run(targets)
+        except ModelError:
+            try:
+                self._run([wanted])
+            except ModelError:
+                return
+
+    @cached_property
+    def _frontier(self) -> tuple[str, ...]:
+        """Computed static tensors that a node which is not static reads."""
+        found: dict[str, None] = {}
+        for node in self.graph.nodes:
+            if any(n in self._static for n in node.output):
+                continue
+            for name in node.input:
+                made = self.graph.producer.get(name)
+                if name in self._static and made is not None and name not in self.graph.initializers:
+                    found[name] = None
+        return tuple(found)
+
+    def _run(self, targets: list[str]) -> None:
+        needed: set[str] = set()
+        stack = list(targets)
+        model = onnx.ModelProto(ir_version=self.graph.proto.ir_version)
+        model.opset_import.extend(self.graph.proto.opset_import)
+        chosen: set[int] = set()
+        while stack:
+            name = stack.pop()
+            if name in needed or not name:
+                continue
+            needed.add(name)
+            if name in self.graph.initializers:
+                model.graph.initializer.append(self.graph.initializers[name])
+                continue
+            index = self.graph.producer[name]
+            node = self.graph.nodes[index]
+            reading = self._reading(node)
+            if reading is not None:
+                model.graph.initializer.append(numpy_helper.from_array(reading, name))
+            else:
+                chosen.add(index)
+                stack.extend(node.input)
+        model.graph.name = "constants"
+        model.graph.node.extend(self.graph.nodes[i] for i in self.graph.order if i in chosen)
+        model.graph.output.extend(helper.make_empty_tensor_value_info(n) for n in targets)
+        with open_session(model, Runtime(threads=self.runtime.threads)) as session:
+            self._cache.update(run(session, targets, {}))

@@ -1,0 +1,125 @@
+"""Parameters and multiply–accumulates, counted as in published tables (see `docs/formats.md`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import prod
+
+from onnx import TensorProto
+
+from .constants import Constants
+from .graph import Graph, attribute
+
+Shape = tuple[int, ...]
+
+WEIGHT_TYPES = frozenset(
+    {
+        TensorProto.FLOAT,
+        TensorProto.FLOAT16,
+        TensorProto.BFLOAT16,
+        TensorProto.DOUBLE,
+        TensorProto.INT8,
+        TensorProto.UINT8,
+        TensorProto.INT4,
+        TensorProto.UINT4,
+    }
+)
+CONV_WEIGHT = {"Conv": 1, "FusedConv": 1, "ConvInteger": 1, "QLinearConv": 3}
+MATMUL = {"MatMul": 1, "MatMulInteger": 1, "QLinearMatMul": 3, "FusedMatMul": 1}
+STEERING = {  # operators whose constant operands steer the graph: no weights among them
+    **dict.fromkeys("Resize Upsample Clip Pad Pow Slice Tile Expand Reshape ConstantOfShape Range Gather".split(), ()),
+    **dict.fromkeys("Dropout OneHot TopK NonMaxSuppression Mod Equal Less Greater Where Shape Cast".split(), ()),
+    "BatchNormalization": (1, 2),
+    "QuantizeLinear": (),
+    "DequantizeLinear": (0,),
+    "QLinearConv": (3, 8),
+    "QLinearMatMul": (3,),
+}
+CARRIERS = frozenset("Identity Transpose Cast Reshape Unsqueeze Squeeze Flatten DequantizeLinear".split())
+WEIGHTED = frozenset("Conv ConvTranspose Gemm MatMul BatchNormalization InstanceNormalization PRelu".split())
+
+
+def macs(graph: Graph, shape: Mapping[str, Shape]) -> dict[int, int]:
+    """Node number -> multiply–accumulates of one run at these shapes (Conv, ConvTranspose, Gemm, MatMul, Einsum)."""
+    found: dict[int, int] = {}
+    for i, node in enumerate(graph.nodes):
+        count = _node_macs(graph, i, shape)
+        if count:
+            found[i] = count
+        del node
+    return found
+
+
+def _node_macs(graph: Graph, index: int, shape: Mapping[str, Shape]) -> int:
+    node = graph.nodes[index]
+    op = node.op_type
+    if not node.output or any(n and n not in shape for n in (*node.input, node.output[0])):
+        return 0
+    out = prod(shape[node.output[0]])
+    if op in CONV_WEIGHT:
+        return out * prod(shape[node.input[CONV_WEIGHT[op]]][1:])
+    if op == "ConvTranspose":
+        return prod(shape[node.input[0]]) * prod(shape[node.input[1]][1:])
+    if op == "Gemm":
+        a = shape[node.input[0]]
+        return out * (a[0] if attribute(node, "transA", 0) else a[-1])
+    if op in MATMUL:
+        return out * shape[node.input[0]][-1]
+    if op == "Einsum":
+        letters: dict[str, int] = {}
+        terms = str(attribute(node, "equation", "")).replace(" ", "").split("->")[0].split(",")
+        for term, name in zip(terms, node.input, strict=False):
+            if "." in term or len(term) != len(shape[name]):
+                return 0
+            letters.update(zip(term, shape[name], strict=True))
+        return prod(letters.values()) if len(node.input) > 1 else 0
+    return 0
+
+
+def weights(graph: Graph, constants: Constants) -> dict[str, frozenset[int]]:
+    """Weight tensors (initializers and Constant outputs) -> the nodes that use them as weights."""
+    users: dict[str, set[int]] = {}
+    for i, node in enumerate(graph.nodes):
+        if all(n in constants.fixed for n in node.output if n):
+            continue
+        steering = STEERING.get(node.op_type)
+        for k, name in enumerate(node.input):
+            if name not in constants.fixed or (steering is not None and k not in steering):
+                continue
+            origin = _origin(graph, name)
+            tensor_type, size = _type_and_size(graph, constants, origin)
+            if tensor_type in WEIGHT_TYPES and (size > 1 or node.op_type in WEIGHTED):
+                users.setdefault(origin, set()).add(i)
+    return {name: frozenset(nodes) for name, nodes in users.items()}
+
+
+def parameters(graph: Graph, constants: Constants) -> int:
+    """Elements of all weights; a shared one counts once, BatchNormalization's running statistics do not."""
+    return sum(_type_and_size(graph, constants, name)[1] for name in weights(graph, constants))
+
+
+def size_of(graph: Graph, constants: Constants, name: str) -> int:
+    """Elements of a constant tensor."""
+    return _type_and_size(graph, constants, name)[1]
+
+
+def _origin(graph: Graph, name: str) -> str:
+    """The initializer or Constant behind a weight that is cast, transposed, reshaped or dequantized on its way."""
+    while name not in graph.initializers and name in graph.producer:
+        node = graph.nodes[graph.producer[name]]
+        if node.op_type not in CARRIERS:
+            break
+        name = node.input[0]
+    return name
+
+
+def _type_and_size(graph: Graph, constants: Constants, name: str) -> tuple[int, int]:
+    tensor = graph.initializers.get(name)
+    if tensor is not None:
+        return tensor.data_type, prod(tensor.dims)
+    node = graph.nodes[graph.producer[name]]
+    stored = next((a.t for a in node.attribute if a.name == "value"), None)
+    if node.op_type == "Constant" and stored is not None:
+        return stored.data_type, prod(stored.dims)
+    value = constants.value(name)
+    return (TensorProto.FLOAT if value is not None and value.dtype.kind == "f" else 0), (0 if value is None else value.size)

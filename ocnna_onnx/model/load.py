@@ -1,0 +1,109 @@
+"""Whatever the caller has (a path, bytes, a ModelProto, an export result) -> a model in memory that is ours alone."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+from onnx.external_data_helper import load_external_data_for_model, uses_external_data
+
+from ..errors import ModelError, UsageError
+
+ModelLike = "str | os.PathLike[str] | bytes | onnx.ModelProto | Any"
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model with all weights in memory.
+
+    sha256: of the file's bytes (external data files follow in the order of their names), or of the serialized proto.
+    external: whether weights came from files beside the model, so that the output is written the same way.
+    """
+
+    proto: onnx.ModelProto
+    sha256: str
+    name: str
+    external: bool
+    bytes: int
+
+
+def load(model: Any, base_folder: str | os.PathLike[str] | None = None) -> LoadedModel:
+    """Read a model: a path, bytes, a ModelProto, or an object with `.model_proto` (PyTorch's export result).
+
+    base_folder: where a ModelProto's external data lies. Nothing of the caller's is modified.
+    Raises UsageError for a path that is missing, ModelError for contents that are no ONNX model.
+    """
+    if isinstance(model, (str, os.PathLike)):
+        return _from_path(Path(model))
+    if isinstance(model, (bytes, bytearray)):
+        return _finish(_parse(bytes(model), "the bytes given"), bytes(model), None, "model")
+    proto = getattr(model, "model_proto", model)
+    if not isinstance(proto, onnx.ModelProto):
+        raise UsageError(f"expected a path, bytes or an onnx.ModelProto, got {type(model).__name__}")
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    folder = Path(base_folder) if base_folder is not None else None
+    return _finish(copy, None, folder, proto.graph.name or "model")
+
+
+def _from_path(path: Path) -> LoadedModel:
+    if not path.exists():
+        raise UsageError(f"{path}: no such file")
+    if path.is_dir():
+        raise UsageError(f"{path}: is a folder, not an ONNX file")
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
+    return _finish(_parse(data, str(path)), data, path.parent, path.name)
+
+
+def _parse(data: bytes, what: str) -> onnx.ModelProto:
+    if not data:
+        raise ModelError(f"{what}: the file is empty")
+    proto = onnx.ModelProto()
+    try:
+        proto.ParseFromString(data)
+    except Exception as error:  # protobuf's DecodeError lives in different modules by version
+        raise ModelError(f"{what}: not an ONNX model, or truncated (protobuf cannot parse it)") from error
+    if not proto.graph.node and not proto.graph.output:
+        raise ModelError(f"{what}: not an ONNX model (it has no graph)")
+    return proto
+
+
+def _finish(proto: onnx.ModelProto, data: bytes | None, folder: Path | None, name: str) -> LoadedModel:
+    digest = hashlib.sha256()
+    size = len(data) if data is not None else 0
+    if data is not None:
+        digest.update(data)
+    files = _external_files(proto)
+    if files:
+        if folder is None:
+            raise UsageError("the model keeps weights in external files: give base_folder, the folder they lie in")
+        for file in files:
+            part = folder / file
+            if not part.is_file():
+                raise ModelError(f"{name}: its weights are in '{file}', which is not beside it")
+            size += part.stat().st_size
+            with part.open("rb") as stream:
+                while block := stream.read(1 << 24):
+                    digest.update(block)
+        try:
+            load_external_data_for_model(proto, str(folder))
+        except Exception as error:
+            raise ModelError(f"{name}: cannot read its external weights ({error})") from error
+    if data is None and not files:
+        data = proto.SerializeToString()
+        digest.update(data)
+        size = len(data)
+    return LoadedModel(proto, digest.hexdigest(), name, bool(files), size)
+
+
+def _external_files(proto: onnx.ModelProto) -> list[str]:
+    tensors = [*proto.graph.initializer, *(a.t for n in proto.graph.node for a in n.attribute if a.HasField("t"))]
+    places = {e.value for t in tensors if uses_external_data(t) for e in t.external_data if e.key == "location"}
+    return sorted(places)

@@ -1,0 +1,240 @@
+"""Concrete shapes and types of every tensor at a probe shape: by inference where that suffices, else by running."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from ..errors import ModelError, ShapeNeeded, UsageError
+from .constants import Constants
+from .graph import AnyArray, Graph, dims
+from .session import Runtime, open_session, run
+
+Shape = tuple[int, ...]
+
+PROBE_BATCHES = (2, 3)
+PROBE_SIDES = (224, 256)
+IMAGE_CHANNELS = (1, 3, 4)
+SMALL = 4096
+"""Initializers up to this many elements keep their values for inference: shapes, axes, sizes are among them."""
+
+SEQUENCE_OPS = frozenset(
+    "SequenceConstruct SequenceEmpty SequenceInsert SequenceErase SplitToSequence SequenceMap Optional ZipMap".split()
+)
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Shapes at the probe.
+
+    shape, dtype: tensor -> shape, and onnx element type. dynamic: tensor -> the axes whose size follows a symbolic
+    dimension. feeds: input -> probe shape. batch: the probe's size of the symbolic batch axis, 1 where it is fixed.
+    """
+
+    shape: Mapping[str, Shape]
+    dtype: Mapping[str, int]
+    dynamic: Mapping[str, frozenset[int]]
+    feeds: Mapping[str, Shape]
+    batch: int
+
+
+def probe(graph: Graph, given: Mapping[str, Shape], runtime: Runtime) -> Shapes:
+    """Shapes of all tensors. given: input -> shape for inputs with symbolic dimensions (a value ≤ 0 keeps our guess).
+
+    Raises ShapeNeeded where a symbolic dimension cannot be guessed, UsageError where `given` does not fit.
+    """
+    first, second = (input_shapes(graph, given, k) for k in (0, 1))
+    shape, dtype = _all_shapes(graph, first, runtime)
+    dynamic: dict[str, frozenset[int]] = {}
+    if first != second:
+        other, _ = _deduced(graph, second, runtime)
+        if _missing(graph, other):
+            try:
+                other = _executed(graph, second, runtime)[0]
+            except ModelError:  # the second probe is a courtesy: a net may accept one size only
+                other = {}
+        for name, size in shape.items():
+            peer = other.get(name, size)
+            axes = (
+                range(len(size)) if len(peer) != len(size) else (a for a in range(len(size)) if peer[a] != size[a])
+            )
+            dynamic[name] = frozenset(axes)
+    return Shapes(shape, dtype, dynamic, first, _batch(graph, first))
+
+
+def input_shapes(graph: Graph, given: Mapping[str, Shape], which: int = 0) -> dict[str, Shape]:
+    """A concrete shape for every graph input; `which` selects one of two different guesses for symbolic sizes."""
+    unknown = set(given) - {i.name for i in graph.inputs}
+    if unknown:
+        known = ", ".join(i.name for i in graph.inputs)
+        raise UsageError(f"--input-shapes names '{sorted(unknown)[0]}', which is no input of the model ({known})")
+    return {i.name: _guess(i, given.get(i.name), which) for i in graph.inputs}
+
+
+def _guess(value: onnx.ValueInfoProto, given: Shape | None, which: int) -> Shape:
+    declared = dims(value)
+    if declared is None:
+        if given is None:
+            raise ShapeNeeded(
+                f"input '{value.name}' has no declared shape; give one: --input-shapes {value.name}:1,3,224,224",
+                value.name,
+            )
+        return given
+    if given is not None and len(given) != len(declared):
+        raise UsageError(f"--input-shapes gives '{value.name}' {len(given)} dimensions, the model has {len(declared)}")
+    image = len(declared) == 4 and (declared[1] in IMAGE_CHANNELS or declared[3] in IMAGE_CHANNELS)
+    sizes: list[int] = []
+    for axis, size in enumerate(declared):
+        asked = given[axis] if given is not None and given[axis] > 0 else None
+        if isinstance(size, int):
+            if asked is not None and asked != size:
+                raise UsageError(f"--input-shapes gives '{value.name}' axis {axis} size {asked}, the model has {size}")
+            sizes.append(size)
+        elif asked is not None:
+            sizes.append(asked)
+        elif axis == 0:
+            sizes.append(PROBE_BATCHES[which])
+        elif image:
+            sizes.append(PROBE_SIDES[which])
+        else:
+            text = ",".join(str(d) if isinstance(d, int) else "?" for d in declared)
+            raise ShapeNeeded(
+                f"input '{value.name}' [{text}] has a symbolic dimension (axis {axis}"
+                f"{f', {size}' if size else ''}) that cannot be guessed; "
+                f"give it: --input-shapes {value.name}:{text.replace('?', 'SIZE')}",
+                value.name,
+            )
+    return tuple(sizes)
+
+
+def _batch(graph: Graph, feeds: Mapping[str, Shape]) -> int:
+    for value in graph.inputs:
+        declared = dims(value)
+        if (not declared or isinstance(declared[0], str)) and feeds[value.name]:
+            return feeds[value.name][0]
+    return 1
+
+
+def _all_shapes(graph: Graph, feeds: Mapping[str, Shape], runtime: Runtime) -> tuple[dict[str, Shape], dict[str, int]]:
+    shape, dtype = _deduced(graph, feeds, runtime)
+    if not _missing(graph, shape):
+        return shape, dtype
+    ran_shape, ran_dtype = _executed(graph, feeds, runtime)
+    return {**shape, **ran_shape}, {**dtype, **ran_dtype}
+
+
+def _missing(graph: Graph, shape: Mapping[str, Shape]) -> list[str]:
+    """Tensors without a shape, besides those that are known ahead."""
+    lacking = [n for node in graph.nodes if node.op_type not in SEQUENCE_OPS for n in node.output if n and n not in shape]
+    static = Constants(graph, shape) if lacking else None
+    return [n for n in lacking if static is not None and n not in static.fixed and n not in static.live]
+
+
+def _deduced(graph: Graph, feeds: Mapping[str, Shape], runtime: Runtime) -> tuple[dict[str, Shape], dict[str, int]]:
+    """Shapes by inference. Where it stops at shape arithmetic, the arithmetic is evaluated and inference goes on."""
+    known: dict[str, AnyArray] = {}
+    while True:
+        shape, dtype = _inferred(graph, feeds, known)
+        if not _missing(graph, shape):
+            return shape, dtype
+        found = {n: v for n, v in Constants(graph, shape, runtime).computed().items() if v.size <= SMALL}
+        if found.keys() <= known.keys():
+            return shape, dtype
+        known = found
+
+
+def _skeleton(graph: Graph, feeds: Mapping[str, Shape], known: Mapping[str, AnyArray]) -> onnx.ModelProto:
+    """The graph with concrete inputs, without the bytes of large weights and without stale value_info; tensors in
+    `known` become initializers."""
+    model = onnx.ModelProto(ir_version=graph.proto.ir_version)
+    model.opset_import.extend(graph.proto.opset_import)
+    model.functions.extend(graph.proto.functions)
+    model.graph.name = graph.proto.graph.name
+    model.graph.node.extend(n for n in graph.nodes if not any(o in known for o in n.output))
+    model.graph.initializer.extend(numpy_helper.from_array(v, name) for name, v in known.items())
+    for value in graph.proto.graph.input:
+        concrete = model.graph.input.add()
+        concrete.CopyFrom(value)
+        if value.name in feeds:
+            concrete.type.tensor_type.shape.ClearField("dim")
+            for size in feeds[value.name]:
+                concrete.type.tensor_type.shape.dim.add(dim_value=size)
+    for value in graph.proto.graph.output:
+        out = model.graph.output.add()
+        out.name = value.name
+        if value.type.HasField("tensor_type"):
+            out.type.tensor_type.elem_type = value.type.tensor_type.elem_type
+    for tensor in graph.proto.graph.initializer:
+        if int(np.prod(tensor.dims, dtype=np.int64)) <= SMALL:
+            model.graph.initializer.append(tensor)
+        else:
+            light = model.graph.initializer.add()
+            light.name, light.data_type = tensor.name, tensor.data_type
+            light.dims.extend(tensor.dims)
+            light.data_location = TensorProto.EXTERNAL
+            light.external_data.add(key="location", value="none")
+    return model
+
+
+def _inferred(
+    graph: Graph, feeds: Mapping[str, Shape], known: Mapping[str, AnyArray]
+) -> tuple[dict[str, Shape], dict[str, int]]:
+    """What onnx's shape inference finds; nothing where it refuses the model."""
+    skeleton = _skeleton(graph, feeds, known)
+    shape: dict[str, Shape] = {t.name: tuple(t.dims) for t in skeleton.graph.initializer}
+    dtype = {t.name: t.data_type for t in skeleton.graph.initializer}
+    try:
+        inferred = onnx.shape_inference.infer_shapes(skeleton, data_prop=True)
+    except Exception:  # inference raises plain RuntimeErrors on what it does not know; running decides
+        return shape, dtype
+    for value in (*inferred.graph.value_info, *inferred.graph.output, *inferred.graph.input):
+        kind = value.type.tensor_type
+        if value.type.HasField("tensor_type") and kind.HasField("shape"):
+            if all(d.HasField("dim_value") for d in kind.shape.dim):
+                shape[value.name] = tuple(d.dim_value for d in kind.shape.dim)
+                dtype[value.name] = kind.elem_type
+    return shape, dtype
+
+
+def _executed(graph: Graph, feeds: Mapping[str, Shape], runtime: Runtime) -> tuple[dict[str, Shape], dict[str, int]]:
+    """Shapes of every tensor by running the model once on zeros, with a Shape node on every tensor."""
+    names = [n for node in graph.nodes if node.op_type not in SEQUENCE_OPS for n in node.output if n]
+    dtype = _types(graph, names, runtime)
+    names = [n for n in names if n in dtype]
+    model = onnx.ModelProto()
+    model.CopyFrom(graph.proto)
+    del model.graph.output[:]
+    for name in names:
+        model.graph.node.append(helper.make_node("Shape", [name], [_probe_name(name)]))
+        model.graph.output.append(helper.make_tensor_value_info(_probe_name(name), TensorProto.INT64, None))
+    feed = {v.name: np.zeros(feeds[v.name], _numpy_type(v)) for v in graph.inputs}
+    with open_session(model, runtime) as session:
+        found = run(session, [_probe_name(n) for n in names], feed)
+    return {n: tuple(int(s) for s in found[_probe_name(n)]) for n in names}, dtype
+
+
+def _types(graph: Graph, names: list[str], runtime: Runtime) -> dict[str, int]:
+    model = onnx.ModelProto()
+    model.CopyFrom(graph.proto)
+    del model.graph.output[:]
+    model.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names)
+    with open_session(model, runtime) as session:
+        return {o.name: onnx_type(o.type) for o in session.get_outputs() if o.type.startswith("tensor(")}
+
+
+def onnx_type(text: str) -> int:
+    """onnxruntime's spelling of a type, as 'tensor(float16)', to the onnx element type."""
+    inner = text[len("tensor(") : -1]
+    return int(TensorProto.DataType.Value({"float": "FLOAT"}.get(inner, inner.upper())))
+
+
+def _numpy_type(value: onnx.ValueInfoProto) -> np.dtype[np.generic]:
+    return np.dtype(helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
+
+
+def _probe_name(tensor: str) -> str:
+    return f"{tensor}//shape"

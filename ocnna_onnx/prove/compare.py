@@ -1,0 +1,42 @@
+"""How far two tensors are apart, so that a small part of a tensor cannot hide behind a large one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from onnx import TensorProto
+
+from ..model.graph import AnyArray
+
+FLOOR = 0.05
+"""A slice is measured against its own largest value, but against no less than this share of the whole tensor's:
+below it fp32 rounding of the large values would show."""
+
+TINY = 1e-30
+
+TOLERANCE = {
+    TensorProto.FLOAT: 1e-4,
+    TensorProto.DOUBLE: 1e-4,
+    TensorProto.FLOAT16: 1e-2,
+    TensorProto.BFLOAT16: 5e-2,
+}
+
+
+def relative_error(a: AnyArray, b: AnyArray, axes: Iterable[int]) -> float:
+    """max |a − b| / max |b|, over the tensor and for every index of each axis in `axes`; inf where a is not finite."""
+    if a.shape != b.shape:
+        return float("inf")
+    if not a.size:
+        return 0.0
+    a64, b64 = a.astype(np.float64), b.astype(np.float64)
+    if not np.isfinite(a64).all():
+        return float("inf")
+    difference, size = np.abs(a64 - b64), np.abs(b64)
+    whole = float(size.max())
+    worst = float(difference.max()) / max(whole, TINY)
+    for axis in {axis % a.ndim for axis in axes if a.ndim}:
+        others = tuple(d for d in range(a.ndim) if d != axis)
+        scale = np.maximum(size.max(axis=others), FLOOR * whole)
+        worst = max(worst, float((difference.max(axis=others) / np.maximum(scale, TINY)).max()))
+    return worst

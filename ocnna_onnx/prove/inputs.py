@@ -1,0 +1,31 @@
+"""Inputs to prove on: seeded random ones at the probe shapes, next to whatever samples the user has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from onnx import helper
+
+from ..model.graph import AnyArray, Graph
+from ..model.shapes import Shapes
+
+SCALES = (1.0, 1e3, 1e6, 1e9)
+"""Nets at PyTorch's default initialisation let the signal die out over their depth; larger inputs revive it."""
+
+
+def random_feeds(graph: Graph, shapes: Shapes, seed: int) -> Iterator[dict[str, AnyArray]]:
+    """One feed per scale: normal floats, integers and booleans at 0 (they may be indices or flags)."""
+    rng = np.random.default_rng(seed)
+    for scale in SCALES:
+        feed: dict[str, AnyArray] = {}
+        for value in graph.inputs:
+            shape = shapes.feeds[value.name]
+            dtype = np.dtype(helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
+            if dtype.kind in "iub":
+                high = 256 if dtype == np.uint8 and len(shape) == 4 else 1
+                feed[value.name] = rng.integers(0, high, shape).astype(dtype)
+            else:
+                limit = min(scale, 1e3) if dtype.itemsize == 2 else scale
+                feed[value.name] = (rng.standard_normal(shape) * limit).astype(dtype)
+        yield feed

@@ -1,0 +1,61 @@
+"""The oracle: the original model in which removed channels are silenced wherever they would be mixed into others.
+
+Built with onnx-graphsurgeon on purpose: the rewrite edits protobufs through our own index, the oracle is made by a
+library that shares no code with it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from ..model.graph import AnyArray
+from ..trace.labels import BoolArray, dense
+from ..trace.types import Trace
+
+WHERE_OPSET = 9
+ORACLE_IR = 8
+
+
+def keep_mask(trace: Trace, tensor: str, keep: BoolArray) -> BoolArray | None:
+    """bool, broadcastable to the tensor: True where the value stays; None where nothing of it goes."""
+    mask = np.ones(1, bool)
+    for labels in trace.labels.get(tensor, ()):
+        mask = mask & keep[dense(labels)]
+    if mask.all():
+        return None
+    for axis in range(mask.ndim):
+        if (mask == mask.take([0], axis=axis)).all():
+            mask = mask.take([0], axis=axis)
+    return mask
+
+
+def masked_original(trace: Trace, keep: BoolArray) -> onnx.ModelProto:
+    """The original with `Where(keep, x, 0)` in front of every operator that mixes channels.
+
+    `Where`, because Inf · 0 is NaN; before opset 9, which has no Where, `Mul`.
+    """
+    graph = gs.import_onnx(trace.graph.proto)
+    nodes = list(graph.nodes)
+    for index, i in trace.masks:
+        tensor = trace.graph.nodes[index].input[i]
+        mask = keep_mask(trace, tensor, keep)
+        if mask is None:
+            continue
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(trace.shapes.dtype[tensor])
+        nodes[index].inputs[i] = _silence(graph, nodes[index].inputs[i], mask, dtype, f"{tensor}//{index}//{i}")
+    graph.toposort(recurse_subgraphs=False)
+    model = gs.export_onnx(graph, do_type_check=False)
+    model.ir_version = max(trace.graph.proto.ir_version, ORACLE_IR)
+    return model
+
+
+def _silence(graph: gs.Graph, x: gs.Tensor, mask: AnyArray, dtype: np.dtype[np.generic], name: str) -> gs.Variable:
+    out = gs.Variable(f"{name}//silenced")
+    if graph.opset >= WHERE_OPSET:
+        neutral = gs.Constant(f"{name}//neutral", np.zeros(1, dtype))
+        graph.nodes.append(gs.Node("Where", out.name, inputs=[gs.Constant(f"{name}//keep", mask), x, neutral], outputs=[out]))
+    else:
+        graph.nodes.append(gs.Node("Mul", out.name, inputs=[x, gs.Constant(f"{name}//keep", mask.astype(dtype))], outputs=[out]))
+    return out

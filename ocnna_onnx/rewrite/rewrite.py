@@ -1,0 +1,106 @@
+"""A plan -> a smaller model: weights cut, attributes and literals edited, everything else as it was."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from ..errors import ProofFailed
+from ..model.graph import AnyArray, is_standard
+from ..trace.kept import Kept
+from ..trace.labels import BoolArray, Shape
+from ..trace.rules import RULES
+from ..trace.types import Trace
+from .constants import CutRecord, cut_array, operand_cuts, signature
+from .editor import Editor, Surgery
+
+
+@dataclass(frozen=True)
+class Rewritten:
+    """The smaller model with the record of every cut and edit, and the shape predicted for every tensor."""
+
+    model: onnx.ModelProto
+    cuts: tuple[CutRecord, ...]
+    rewrites: tuple[dict[str, Any], ...]
+    kept: Kept
+    shapes: dict[str, Shape]
+
+
+def rewrite(trace: Trace, keep: BoolArray) -> Rewritten:
+    """Cut the units that do not stay. keep: bool [units + 1] (`Trace.keep_units`). The traced model is not modified.
+
+    Raises ProofFailed where no dense tensor would be left: a rule missed a coupling.
+    """
+    kept = Kept(trace, keep)
+    for tensor in kept.irregular():
+        node = trace.graph.names[trace.graph.producer[tensor]]
+        raise ProofFailed(f"node '{node}': no dense tensor is left of '{tensor}' (a defect; please report it)", node)
+    model = onnx.ModelProto()
+    model.CopyFrom(trace.graph.proto)
+    editor = Editor(kept, model)
+    cuts = _cut_constants(editor)
+    for i in trace.graph.order:
+        node = trace.graph.nodes[i]
+        rule = RULES.get(node.op_type) if is_standard(node) else None
+        if rule is not None and rule.rewrite is not None:
+            if any(n and kept.changed(n) for n in (*node.input, *node.output)):
+                rule.rewrite(Surgery(editor, i))
+    finished = editor.finish()
+    return Rewritten(finished, tuple(cuts), tuple(editor.rewrites), kept, kept.shapes())
+
+
+def _cut_constants(editor: Editor) -> list[CutRecord]:
+    """Cut every constant operand, in place where all its readers agree, else one copy per different cut."""
+    trace = editor.kept.trace
+    graph, constants = trace.graph, trace.constants
+    operands = operand_cuts(trace, editor.kept.keep)
+    by_root: dict[str, list[tuple[int, int]]] = {}
+    for node, i in operands:
+        by_root.setdefault(constants.root(graph.nodes[node].input[i]), []).append((node, i))
+    records: list[CutRecord] = []
+    for root, places in by_root.items():
+        direct = [p for p in places if graph.nodes[p[0]].input[p[1]] == root]
+        variants = {signature(operands[p]) for p in places}
+        in_place = len(variants) == 1 and len(direct) == editor.readers.get(root, 0)
+        names: dict[tuple[tuple[int, bytes], ...], str] = {}
+        for node, i in places:
+            axes = operands[(node, i)]
+            key = signature(axes)
+            if key not in names:
+                names[key] = _store(editor, root, graph.nodes[node].input[i], in_place, cut_array(_value(trace, root), axes))
+            editor.nodes[node].input[i] = names[key]
+            for axis, stays in axes.items():
+                indices = tuple(np.flatnonzero(stays).tolist())
+                records.append(CutRecord(graph.names[node], i, root, names[key], axis, indices))
+    return records
+
+
+def _value(trace: Trace, name: str) -> AnyArray:
+    value = trace.constants.value(name)
+    if value is None:
+        raise ProofFailed(f"the constant '{name}' cannot be evaluated", name)
+    return value
+
+
+def _store(editor: Editor, root: str, name: str, in_place: bool, array: AnyArray) -> str:
+    """Put a cut constant where its readers find it; returns the tensor's name."""
+    graph = editor.kept.trace.graph
+    original = graph.initializers.get(root)
+    if original is not None:
+        target = root if in_place else editor.fresh_name(f"{root}_pruned")
+        editor.put_initializer(target, array, original)
+        return target
+    node = editor.nodes[graph.producer[root]]
+    if in_place and node.op_type == "Constant":
+        kept = [a for a in node.attribute if not a.name.startswith("value")]
+        del node.attribute[:]
+        node.attribute.extend(kept)
+        node.attribute.append(onnx.helper.make_attribute("value", numpy_helper.from_array(array)))
+        return root
+    target = editor.fresh_name(f"{root}_pruned")
+    editor.put_initializer(target, array)
+    return target

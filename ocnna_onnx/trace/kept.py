@@ -1,0 +1,69 @@
+"""Labels and the units that stay -> which positions of each tensor stay, hence every shape after the cut."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from .labels import BoolArray, Labels, Shape, dense
+from .types import Trace
+
+
+def kept_along(labels: Labels, axis: int, keep: BoolArray) -> BoolArray:
+    """bool [shape[axis]]: a position stays while any unit at it stays."""
+    mask = np.moveaxis(keep[dense(labels)], axis, 0)
+    flat: BoolArray = mask.reshape(mask.shape[0], -1).any(axis=1)
+    return np.broadcast_to(flat, (labels.shape[axis],)).copy()
+
+
+def is_rectangular(labels: Labels, keep: BoolArray) -> bool:
+    """Whether what stays is a dense array: every kept slice along an axis keeps the same positions of the others."""
+    mask = keep[dense(labels)]
+    outer = np.ones([1] * mask.ndim, bool)
+    for axis in range(mask.ndim):
+        others = tuple(a for a in range(mask.ndim) if a != axis)
+        outer = outer & mask.any(axis=others, keepdims=True)
+    return bool((mask == outer).all())
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A trace seen through the units that stay (`keep`: bool per unit, `Trace.keep_units`)."""
+
+    trace: Trace
+    keep: BoolArray
+
+    def along(self, tensor: str, axis: int) -> BoolArray:
+        """bool [size]: which positions of a tensor's axis stay."""
+        out = np.ones(self.trace.shapes.shape[tensor][axis], bool)
+        for labels in self.trace.labels.get(tensor, ()):
+            if axis in labels.axes:
+                out &= kept_along(labels, axis, self.keep)
+        return out
+
+    def changed(self, tensor: str) -> bool:
+        """Whether anything of this tensor goes."""
+        return any(not self.keep[x.array].all() for x in self.trace.labels.get(tensor, ()))
+
+    def shape(self, tensor: str) -> Shape:
+        """The tensor's shape after the cut."""
+        old = self.trace.shapes.shape[tensor]
+        if not self.changed(tensor):
+            return old
+        return tuple(int(self.along(tensor, a).sum()) for a in range(len(old)))
+
+    def indices(self, tensor: str) -> tuple[np.ndarray[tuple[int], np.dtype[np.intp]], ...]:
+        """For every axis the positions that stay, for numpy.ix_."""
+        return tuple(np.flatnonzero(self.along(tensor, a)) for a in range(len(self.trace.shapes.shape[tensor])))
+
+    def shapes(self) -> dict[str, Shape]:
+        """Every tensor's shape after the cut."""
+        return {n: self.shape(n) for n in self.trace.shapes.shape}
+
+    def irregular(self) -> Iterable[str]:
+        """Tensors of which no dense array would be left (a defect of a rule, or a plan that is not of this trace)."""
+        for name, arrays in self.trace.labels.items():
+            if any(len(x.axes) > 1 and not is_rectangular(x, self.keep) for x in arrays):
+                yield name

@@ -1,0 +1,52 @@
+"""Operators that work position by position: operands with labels join, constants are cut with them."""
+
+from __future__ import annotations
+
+from .. import labels as lb
+from ..context import NodeTrace
+from .joining import join_operands
+from .rule import Rule
+
+UNARY = (
+    "Abs Acos Acosh Asin Asinh Atan Atanh BitwiseNot Cast Ceil Celu Cos Cosh Elu Erf Exp Floor Gelu HardSigmoid "
+    "HardSwish Identity IsInf IsNaN LeakyRelu Log Mish Neg Not Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Sinh "
+    "Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu"
+).split()
+NARY = (
+    "Add And BitShift BitwiseAnd BitwiseOr BitwiseXor CastLike Clip Div Equal Greater GreaterOrEqual Less LessOrEqual "
+    "Max Mean Min Mod Mul Or PRelu Pow Sub Sum Where Xor"
+).split()
+
+
+def trace_unary(n: NodeTrace) -> None:
+    """f(x) at every position: labels pass."""
+    n.emit(n.labels(0))
+
+
+def trace_dropout(n: NodeTrace) -> None:
+    """Inference: the identity. In training mode, or where the mask is used, a wall."""
+    training = n.value(2) if n.has(2) else None
+    used = len(n.node.output) > 1 and n.node.output[1] and n.node.output[1] in n.record.graph.consumers
+    if used or (n.has(2) and (training is None or bool(training.any()))):
+        n.wall(n.labels(0), "Dropout whose mask is used, or in training mode")
+        return
+    n.emit(n.labels(0))
+
+
+def trace_nary(n: NodeTrace) -> None:
+    """Broadcast as numpy does. At each position all labelled operands go together."""
+    out = n.out_shape()
+    if n.opset < 7 and n.attr("axis") is not None:
+        for i in range(len(n.node.input)):
+            n.wall(n.labels(i), f"{n.op} with the axis attribute of opset 6", i)
+        return
+    reason = f"{n.op} with an activation that is fixed at these positions"
+    operands = [(i, [lb.broadcast(x, out) for x in n.labels(i)]) for i in range(len(n.node.input)) if n.has(i)]
+    n.emit(join_operands(n, operands, reason))
+
+
+RULES = {
+    **dict.fromkeys(UNARY, Rule(trace_unary)),
+    **dict.fromkeys(NARY, Rule(trace_nary)),
+    "Dropout": Rule(trace_dropout),
+}

@@ -1,0 +1,58 @@
+"""What several families share: operands that meet position by position, and labels that must lie along channels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from .. import labels as lb
+from ..context import NodeTrace
+from ..labels import Labels
+
+CHANNEL = 1
+
+
+def join_operands(n: NodeTrace, operands: Iterable[tuple[int, Sequence[Labels]]], reason: str) -> list[Labels]:
+    """Operands whose positions coincide in the output: labelled ones go together, constants are cut with them, and
+    a fixed activation at a labelled position is a wall. operands: (input, its labels in the output's shape)."""
+    kept: list[Labels] = []
+    own: dict[int, Sequence[Labels]] = dict(operands)
+    for i, arrays in own.items():
+        for x in arrays:
+            partners = [y for y in kept if set(y.axes) & set(x.axes)]
+            for y in partners:
+                n.join(x, y, reason, i)
+            if not partners:
+                kept.append(x)
+            elif set(x.axes) > set(partners[0].axes):
+                kept[kept.index(partners[0])] = x
+    for x in kept:
+        for i in own:
+            _meet(n, i, own[i], x, reason)
+    return kept
+
+
+def _meet(n: NodeTrace, i: int, own: Sequence[Labels], x: Labels, reason: str) -> None:
+    """Operand i under the labels x of the output."""
+    shape = n.shape(i)
+    missing = len(x.shape) - len(shape)
+    full = [a for a in x.axes if a >= missing and shape[a - missing] != 1]
+    if n.is_fixed(i):
+        for axis in full:
+            n.cut(i, axis - missing, x, axis)
+    elif full and not any(set(y.axes) & set(x.axes) for y in own):
+        n.wall([x], reason, i)
+
+
+def channel_labels(n: NodeTrace, i: int) -> list[Labels]:
+    """The labels of input i as vectors along channels. A grid that varies along positions too keeps whole channels
+    (pixel shuffle); labels along other axes alone are walled: the operator mixes those axes."""
+    found: list[Labels] = []
+    for x in n.labels(i):
+        if CHANNEL not in x.axes:
+            n.wall([x], f"{n.op} mixes positions along a labelled axis", i)
+            continue
+        if x.axes != (CHANNEL,):
+            n.join_along(x, [a for a in x.axes if a != CHANNEL], f"{n.op} over positions of a channel", i)
+            x = lb.along(lb.vector(x, CHANNEL), CHANNEL, x.shape)
+        found.append(x)
+    return found

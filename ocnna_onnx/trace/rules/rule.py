@@ -1,0 +1,55 @@
+"""The shape of a rule: how labels pass through an operator, and how the node itself is edited when channels go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ...model.graph import AnyArray
+from ..context import NodeTrace
+from ..labels import BoolArray, IntArray, Shape
+
+
+class NodeSurgery(Protocol):
+    """What a rule's `rewrite` may do to its node. Weights are cut elsewhere, from the trace's `cuts`."""
+
+    @property
+    def op(self) -> str: ...
+    @property
+    def opset(self) -> int: ...
+    @property
+    def inputs(self) -> Sequence[str]: ...
+    @property
+    def outputs(self) -> Sequence[str]: ...
+    def attr(self, name: str, default: Any = None) -> Any: ...
+    def set_attr(self, name: str, value: Any) -> None:
+        """Set an attribute (and record the edit)."""
+
+    def kept(self, tensor: str, axis: int) -> BoolArray:
+        """bool [old size]: which positions of a tensor's axis stay."""
+
+    def old_shape(self, tensor: str) -> Shape: ...
+    def new_shape(self, tensor: str) -> Shape: ...
+    def value(self, i: int) -> AnyArray | None:
+        """The value of a static input before the cut."""
+
+    def set_operand(self, i: int, new: Sequence[int], touched: Sequence[bool] | None = None) -> None:
+        """Give an integer operand a new value; where the graph computes it, only `touched` elements are overridden,
+        and only if they do not adapt by themselves."""
+
+    def set_operand_array(self, i: int, new: AnyArray) -> None:
+        """Replace a constant operand by another array."""
+
+    def then(self, op: str, indices: IntArray, attributes: Mapping[str, Any]) -> None:
+        """Put a node behind this one: `op`(output, indices) takes over the output's name."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """trace: says how labels pass. rewrite: edits attributes and literals; None where there are none to edit."""
+
+    trace: Callable[[NodeTrace], None]
+    rewrite: Callable[[NodeSurgery], None] | None = None
+    source: bool = False
+    """Whether the operator makes fresh channels, so that it is traced even when nothing labelled reaches it."""

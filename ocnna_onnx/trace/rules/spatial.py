@@ -1,0 +1,46 @@
+"""Operators that work on the positions of each channel: pooling and resizing."""
+
+from __future__ import annotations
+
+from .. import labels as lb
+from ..context import NodeTrace
+from ..labels import Labels
+from .joining import channel_labels
+from .rule import NodeSurgery, Rule
+
+POOLS = "AveragePool MaxPool LpPool GlobalAveragePool GlobalMaxPool GlobalLpPool".split()
+
+
+def trace_pool(n: NodeTrace) -> None:
+    """Pooling over the axes behind the channel axis: labels along batch and channels pass."""
+    if len(n.node.output) > 1 and n.node.output[1]:
+        n.wall(n.labels(0), f"{n.op} with indices: they count positions over all channels")
+        return
+    n.emit(lb.restretch(x, n.out_shape()) for x in channel_labels(n, 0))
+
+
+def trace_resize(n: NodeTrace) -> None:
+    """Resize and Upsample along axes that carry no labels."""
+    before, after = n.shape(0), n.out_shape()
+    good: list[Labels] = []
+    for x in n.labels(0):
+        if all(before[a] == after[a] for a in x.axes):
+            good.append(x)
+        else:
+            n.wall([x], f"{n.op} interpolates between channels")
+    n.emit(lb.restretch(x, after) for x in good)
+
+
+def rewrite_resize(s: NodeSurgery) -> None:
+    """The `sizes` operand spells every axis, channels too."""
+    if len(s.inputs) > 3 and s.inputs[3]:
+        old, new = s.old_shape(s.outputs[0]), s.new_shape(s.outputs[0])
+        axes = s.attr("axes", range(len(old)))
+        s.set_operand(3, [new[a] for a in axes], [old[a] != new[a] for a in axes])
+
+
+RULES = {
+    **dict.fromkeys(POOLS, Rule(trace_pool)),
+    "Resize": Rule(trace_resize, rewrite_resize),
+    "Upsample": Rule(trace_resize),
+}

@@ -1,0 +1,94 @@
+"""What a trace finds: plain records that planning, rewriting and proving read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..model.constants import Constants
+from ..model.graph import Graph
+from ..model.shapes import Shapes
+from .labels import BoolArray, IntArray, Labels
+
+
+@dataclass(frozen=True)
+class Source:
+    """A node that makes fresh channels. units: int64 [channels], the unit of each channel of `tensor` along `axis`."""
+
+    node: int
+    tensor: str
+    axis: int
+    units: IntArray
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A constant operand that shrinks: position p along `axis` goes with position p along `along` of `labels`.
+
+    Where the labels vary along further axes (the groups of a grouped Conv), a position goes when all its labels go.
+    """
+
+    node: int
+    input: int
+    axis: int
+    labels: Labels
+    along: int
+
+
+@dataclass(frozen=True)
+class Wall:
+    """Units that cannot go, and why: the node, the tensor that reaches it, the reason in words."""
+
+    node: int
+    tensor: str
+    reason: str
+    units: IntArray
+
+
+@dataclass(frozen=True)
+class Option:
+    """One way to keep a grid dense. rows: [n, m] matrices; the units in one row go together, a 0 among them walls it."""
+
+    name: str
+    rows: tuple[IntArray, ...]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A grid of units and the ways to keep it dense; the coupling takes the way that leaves more choices."""
+
+    node: int
+    tensor: str
+    options: tuple[Option, ...]
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Everything the trace of one model found.
+
+    labels: tensor -> its label arrays (none: fixed). unit_class: int64 [units + 1], the class (one decision) of each
+    unit. free: bool per class, whether no wall touches it. masks: (node, input) places where the proof's oracle
+    silences removed units, because the node mixes them into values that stay.
+    """
+
+    graph: Graph
+    shapes: Shapes
+    constants: Constants
+    labels: Mapping[str, tuple[Labels, ...]]
+    sources: tuple[Source, ...]
+    cuts: tuple[Cut, ...]
+    walls: tuple[Wall, ...]
+    masks: tuple[tuple[int, int], ...]
+    chosen: tuple[tuple[Choice, str], ...]
+    unit_class: IntArray
+    free: BoolArray
+
+    def keep_units(self, removed_classes: IntArray) -> BoolArray:
+        """bool [units + 1]: which units stay when these classes go (entry 0, "no unit", always stays)."""
+        gone = np.zeros(len(self.free), bool)
+        gone[removed_classes] = True
+        keep = ~gone[self.unit_class]
+        keep[0] = True
+        return keep
