@@ -1,0 +1,69 @@
+"""ocnna-onnx: makes trained convolutional networks smaller and faster as ONNX files, with a proof on every run.
+
+>>> import ocnna_onnx
+>>> result = ocnna_onnx.prune("in.onnx", data="calibration.npz", ratio=0.3)
+>>> result.save("out.onnx")
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {  # name -> module; loaded when first used, so that importing the package stays cheap
+    "prune": "pipeline",
+    "inspect": "pipeline",
+    "apply": "pipeline",
+    "check": "verify",
+    "Result": "pipeline",
+    "CheckResult": "verify",
+    "Plan": "plan.plan",
+    "read_plan": "plan.plan",
+    "Inspection": "report.inspection",
+    "OcnnaError": "errors",
+    "UsageError": "errors",
+    "ModelError": "errors",
+    "ShapeNeeded": "errors",
+    "DataError": "errors",
+    "NothingFree": "errors",
+    "ProofFailed": "errors",
+}
+
+if TYPE_CHECKING:
+    from .errors import DataError, ModelError, NothingFree, OcnnaError, ProofFailed, ShapeNeeded, UsageError
+    from .pipeline import Result, apply, inspect, prune
+    from .plan.plan import Plan, read_plan
+    from .report.inspection import Inspection
+    from .verify import CheckResult, check
+
+__all__ = [
+    "CheckResult",
+    "DataError",
+    "Inspection",
+    "ModelError",
+    "NothingFree",
+    "OcnnaError",
+    "Plan",
+    "ProofFailed",
+    "Result",
+    "ShapeNeeded",
+    "UsageError",
+    "__version__",
+    "apply",
+    "check",
+    "inspect",
+    "prune",
+    "read_plan",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(import_module(f".{_PUBLIC[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

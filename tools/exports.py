@@ -131,7 +131,8 @@ def calibrate(net: nn.Module, x: Tensor) -> None:
     """Set the running statistics of BatchNorm layers to those of a batch, perturbed by up to 20 %."""
 
     def hook(module: nn.BatchNorm2d, args: tuple[Tensor]) -> None:
-        assert module.running_mean is not None and module.running_var is not None
+        assert module.running_mean is not None
+        assert module.running_var is not None
         var, mean = torch.var_mean(args[0], dim=(0, 2, 3))
         module.running_mean.copy_(mean + var.sqrt() * torch.empty_like(mean).uniform_(-0.2, 0.2))
         module.running_var.copy_(var * torch.empty_like(var).uniform_(0.8, 1.2))

@@ -18,7 +18,9 @@ from .session import Runtime, open_session, run
 Shape = tuple[int, ...]
 
 SHAPE_READERS = frozenset({"Shape", "Size"})
-RANDOM_OPS = frozenset("RandomUniform RandomNormal RandomUniformLike RandomNormalLike Multinomial Bernoulli".split())
+RANDOM_OPS = frozenset(
+    ["RandomUniform", "RandomNormal", "RandomUniformLike", "RandomNormalLike", "Multinomial", "Bernoulli"]
+)
 
 
 @dataclass(frozen=True)

@@ -27,16 +27,39 @@ WEIGHT_TYPES = frozenset(
 CONV_WEIGHT = {"Conv": 1, "FusedConv": 1, "ConvInteger": 1, "QLinearConv": 3}
 MATMUL = {"MatMul": 1, "MatMulInteger": 1, "QLinearMatMul": 3, "FusedMatMul": 1}
 STEERING = {  # operators whose constant operands steer the graph: no weights among them
-    **dict.fromkeys("Resize Upsample Clip Pad Pow Slice Tile Expand Reshape ConstantOfShape Range Gather".split(), ()),
-    **dict.fromkeys("Dropout OneHot TopK NonMaxSuppression Mod Equal Less Greater Where Shape Cast".split(), ()),
+    **dict.fromkeys(
+        [
+            "Resize",
+            "Upsample",
+            "Clip",
+            "Pad",
+            "Pow",
+            "Slice",
+            "Tile",
+            "Expand",
+            "Reshape",
+            "ConstantOfShape",
+            "Range",
+            "Gather",
+        ],
+        (),
+    ),
+    **dict.fromkeys(
+        ["Dropout", "OneHot", "TopK", "NonMaxSuppression", "Mod", "Equal", "Less", "Greater", "Where", "Shape", "Cast"],
+        (),
+    ),
     "BatchNormalization": (1, 2),
     "QuantizeLinear": (),
     "DequantizeLinear": (0,),
     "QLinearConv": (3, 8),
     "QLinearMatMul": (3,),
 }
-CARRIERS = frozenset("Identity Transpose Cast Reshape Unsqueeze Squeeze Flatten DequantizeLinear".split())
-WEIGHTED = frozenset("Conv ConvTranspose Gemm MatMul BatchNormalization InstanceNormalization PRelu".split())
+CARRIERS = frozenset(
+    ["Identity", "Transpose", "Cast", "Reshape", "Unsqueeze", "Squeeze", "Flatten", "DequantizeLinear"]
+)
+WEIGHTED = frozenset(
+    ["Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization", "InstanceNormalization", "PRelu"]
+)
 
 
 def macs(graph: Graph, shape: Mapping[str, Shape]) -> dict[int, int]:
@@ -122,4 +145,6 @@ def _type_and_size(graph: Graph, constants: Constants, name: str) -> tuple[int, 
     if node.op_type == "Constant" and stored is not None:
         return stored.data_type, prod(stored.dims)
     value = constants.value(name)
-    return (TensorProto.FLOAT if value is not None and value.dtype.kind == "f" else 0), (0 if value is None else value.size)
+    return (TensorProto.FLOAT if value is not None and value.dtype.kind == "f" else 0), (
+        0 if value is None else value.size
+    )

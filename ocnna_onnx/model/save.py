@@ -33,7 +33,7 @@ def check_target(path: Path, source: Path | None, overwrite: bool) -> None:
         raise UsageError(f"{folder}: the folder is read-only; choose another OUT")
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
+def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Write beside the target, fsync, rename. Raises UsageError where the folder refuses."""
     temporary: str | None = None
     try:
@@ -58,7 +58,7 @@ def save(model: onnx.ModelProto, path: Path, external: bool = False) -> int:
     """
     if not external and weight_bytes(model) < PROTOBUF_LIMIT:
         data = model.SerializeToString(deterministic=True)
-        write_atomically(path, lambda stream: stream.write(data) and None)
+        write_atomically(path, lambda stream: stream.write(data))
         return len(data)
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
@@ -79,7 +79,7 @@ def save(model: onnx.ModelProto, path: Path, external: bool = False) -> int:
         _point_to(tensor, location, start, length)
     write_atomically(path.with_name(location), lambda stream: stream.writelines(blobs))
     body = copy.SerializeToString(deterministic=True)
-    write_atomically(path, lambda stream: stream.write(body) and None)
+    write_atomically(path, lambda stream: stream.write(body))
     return offset + len(body)
 
 

@@ -76,6 +76,16 @@ def run(
         raise ModelError(f"onnxruntime cannot run the model: {first_line(error)}") from error
 
 
+def with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
+    """A copy of the model whose outputs are these tensors."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    del copy.graph.output[:]
+    known = {o.name: o for o in model.graph.output}
+    copy.graph.output.extend(known.get(n, onnx.ValueInfoProto(name=n)) for n in names)
+    return copy
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's text, without onnxruntime's code prefix."""
     text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

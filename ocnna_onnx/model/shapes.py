@@ -23,7 +23,16 @@ SMALL = 4096
 """Initializers up to this many elements keep their values for inference: shapes, axes, sizes are among them."""
 
 SEQUENCE_OPS = frozenset(
-    "SequenceConstruct SequenceEmpty SequenceInsert SequenceErase SplitToSequence SequenceMap Optional ZipMap".split()
+    [
+        "SequenceConstruct",
+        "SequenceEmpty",
+        "SequenceInsert",
+        "SequenceErase",
+        "SplitToSequence",
+        "SequenceMap",
+        "Optional",
+        "ZipMap",
+    ]
 )
 
 
@@ -59,9 +68,7 @@ def probe(graph: Graph, given: Mapping[str, Shape], runtime: Runtime) -> Shapes:
                 other = {}
         for name, size in shape.items():
             peer = other.get(name, size)
-            axes = (
-                range(len(size)) if len(peer) != len(size) else (a for a in range(len(size)) if peer[a] != size[a])
-            )
+            axes = range(len(size)) if len(peer) != len(size) else (a for a in range(len(size)) if peer[a] != size[a])
             dynamic[name] = frozenset(axes)
     return Shapes(shape, dtype, dynamic, first, _batch(graph, first))
 
@@ -129,7 +136,9 @@ def _all_shapes(graph: Graph, feeds: Mapping[str, Shape], runtime: Runtime) -> t
 
 def _missing(graph: Graph, shape: Mapping[str, Shape]) -> list[str]:
     """Tensors without a shape, besides those that are known ahead."""
-    lacking = [n for node in graph.nodes if node.op_type not in SEQUENCE_OPS for n in node.output if n and n not in shape]
+    lacking = [
+        n for node in graph.nodes if node.op_type not in SEQUENCE_OPS for n in node.output if n and n not in shape
+    ]
     static = Constants(graph, shape) if lacking else None
     return [n for n in lacking if static is not None and n not in static.fixed and n not in static.live]
 

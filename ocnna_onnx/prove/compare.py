@@ -15,7 +15,7 @@ below it fp32 rounding of the large values would show."""
 
 TINY = 1e-30
 
-TOLERANCE = {
+TOLERANCE: dict[int, float] = {
     TensorProto.FLOAT: 1e-4,
     TensorProto.DOUBLE: 1e-4,
     TensorProto.FLOAT16: 1e-2,

@@ -46,7 +46,7 @@ def masked_original(trace: Trace, keep: BoolArray) -> onnx.ModelProto:
         dtype = onnx.helper.tensor_dtype_to_np_dtype(trace.shapes.dtype[tensor])
         nodes[index].inputs[i] = _silence(graph, nodes[index].inputs[i], mask, dtype, f"{tensor}//{index}//{i}")
     graph.toposort(recurse_subgraphs=False)
-    model = gs.export_onnx(graph, do_type_check=False)
+    model: onnx.ModelProto = gs.export_onnx(graph, do_type_check=False)
     model.ir_version = max(trace.graph.proto.ir_version, ORACLE_IR)
     return model
 
@@ -55,7 +55,11 @@ def _silence(graph: gs.Graph, x: gs.Tensor, mask: AnyArray, dtype: np.dtype[np.g
     out = gs.Variable(f"{name}//silenced")
     if graph.opset >= WHERE_OPSET:
         neutral = gs.Constant(f"{name}//neutral", np.zeros(1, dtype))
-        graph.nodes.append(gs.Node("Where", out.name, inputs=[gs.Constant(f"{name}//keep", mask), x, neutral], outputs=[out]))
+        graph.nodes.append(
+            gs.Node("Where", out.name, inputs=[gs.Constant(f"{name}//keep", mask), x, neutral], outputs=[out])
+        )
     else:
-        graph.nodes.append(gs.Node("Mul", out.name, inputs=[x, gs.Constant(f"{name}//keep", mask.astype(dtype))], outputs=[out]))
+        graph.nodes.append(
+            gs.Node("Mul", out.name, inputs=[x, gs.Constant(f"{name}//keep", mask.astype(dtype))], outputs=[out])
+        )
     return out

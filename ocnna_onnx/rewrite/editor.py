@@ -227,7 +227,7 @@ class Surgery:
         inner = self.editor.fresh_name(f"{output}_before_{op.lower()}")
         chosen = self.editor.fresh_name(f"{output}_indices")
         self.editor.put_initializer(chosen, indices)
-        pending = [n for n in self.editor._added.get(self.index, ([], []))[1]]
+        pending = list(self.editor._added.get(self.index, ([], []))[1])
         last = pending[-1] if pending else self.node
         last.output[0] = inner
         self.editor.behind(self.index, helper.make_node(op, [inner, chosen], [output], name=inner, **attributes))

@@ -50,7 +50,17 @@ def rewrite(trace: Trace, keep: BoolArray) -> Rewritten:
             if any(n and kept.changed(n) for n in (*node.input, *node.output)):
                 rule.rewrite(Surgery(editor, i))
     finished = editor.finish()
-    return Rewritten(finished, tuple(cuts), tuple(editor.rewrites), kept, kept.shapes())
+    return Rewritten(finished, tuple(cuts), tuple(editor.rewrites), kept, {**kept.shapes(), **_stored_shapes(finished)})
+
+
+def _stored_shapes(model: onnx.ModelProto) -> dict[str, Shape]:
+    """Shapes of initializers and Constant nodes as they are now."""
+    found = {t.name: tuple(t.dims) for t in model.graph.initializer}
+    for node in model.graph.node:
+        for a in node.attribute:
+            if node.op_type == "Constant" and a.name == "value":
+                found[node.output[0]] = tuple(a.t.dims)
+    return found
 
 
 def _cut_constants(editor: Editor) -> list[CutRecord]:
@@ -71,7 +81,9 @@ def _cut_constants(editor: Editor) -> list[CutRecord]:
             axes = operands[(node, i)]
             key = signature(axes)
             if key not in names:
-                names[key] = _store(editor, root, graph.nodes[node].input[i], in_place, cut_array(_value(trace, root), axes))
+                names[key] = _store(
+                    editor, root, graph.nodes[node].input[i], in_place, cut_array(_value(trace, root), axes)
+                )
             editor.nodes[node].input[i] = names[key]
             for axis, stays in axes.items():
                 indices = tuple(np.flatnonzero(stays).tolist())

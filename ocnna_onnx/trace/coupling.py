@@ -114,7 +114,8 @@ def _best(
         extra = [e for o in options for e in _edges(o)]
         classes = _classes(size, [*edges, *extra])
         fixed = {
-            int(x) for w in (*walls, *(f for c, o in zip(cluster, options, strict=True) for f in _fixed_rows(c, o)))
+            int(x)
+            for w in (*walls, *(f for c, o in zip(cluster, options, strict=True) for f in _fixed_rows(c, o)))
             for x in np.unique(classes[w.units])
         }
         left = set(np.unique(classes[units]).tolist()) - fixed

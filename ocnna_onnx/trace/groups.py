@@ -60,9 +60,7 @@ def find_groups(trace: Trace) -> tuple[Group, ...]:
         classes = np.flatnonzero(group_of == g)
         classes = classes[np.argsort(order[classes], kind="stable")]
         free = classes[trace.free[classes]]
-        found.append(
-            Group(g, tuple(sources), classes, free, tuple(consumers.get(g, {})), tuple(walls.get(g, ())))
-        )
+        found.append(Group(g, tuple(sources), classes, free, tuple(consumers.get(g, {})), tuple(walls.get(g, ()))))
     return tuple(found)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from math import prod
 from operator import mul
 
@@ -173,7 +173,7 @@ def _boundaries(sizes: Sequence[int]) -> list[int]:
 
 
 def _sizes(boundaries: Sequence[int]) -> Shape:
-    return tuple(b // a for a, b in zip(boundaries, boundaries[1:], strict=False) if b // a > 1)
+    return tuple(b // a for a, b in pairwise(boundaries) if b // a > 1)
 
 
 def _common(a: Shape, b: Shape) -> Shape:
@@ -204,7 +204,7 @@ def _regroup(array: IntArray, start: int, old: Sequence[int], new: Sequence[int]
     dims: list[int] = []
     stretched: list[int] = []
     o = n = 0
-    for low, high in zip(shared, shared[1:], strict=False):
+    for low, high in pairwise(shared):
         block_old: list[int] = []
         while low * prod(block_old) < high:
             block_old.append(old[o + len(block_old)])

@@ -21,9 +21,7 @@ from .types import Choice, Option, Trace
 WEIGHT_OPERAND = {"Conv": (1, (0, 1)), "ConvTranspose": (1, (1, 0)), "Gemm": (1, None), "MatMul": (None, None)}
 
 
-def trace(
-    model: onnx.ModelProto, input_shapes: dict[str, Shape] | None = None, runtime: Runtime = Runtime()
-) -> Trace:
+def trace(model: onnx.ModelProto, input_shapes: dict[str, Shape] | None = None, runtime: Runtime = Runtime()) -> Trace:
     """Find which channels belong together and where the walls are.
 
     input_shapes: input -> probe shape, for symbolic dimensions that cannot be guessed.
@@ -117,7 +115,7 @@ def _tie_shared_weights(record: Record) -> None:
         first = found[0]
         n = NodeTrace(record, first[0], record.graph.nodes[first[0]])
         silent = readers[name] - {node for node, _, _ in found}
-        for node, labels, along in found:
+        for node, labels, _along in found:
             if silent:
                 n.wall_units(labels.array, f"'{name}' is shared with a node whose axis {axis} is fixed", name)
             elif labels.array.size == first[1].array.size:

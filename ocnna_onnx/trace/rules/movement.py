@@ -262,9 +262,7 @@ def _padded(n: NodeTrace, x: Labels, axis: int, before: int, after: int) -> Labe
     return lb.along(vector, axis, (*x.shape[:axis], len(vector), *x.shape[axis + 1 :]))
 
 
-def _pads(
-    pads: Sequence[int] | None, axes: Sequence[int] | None, rank: int
-) -> dict[int, tuple[int, int]] | None:
+def _pads(pads: Sequence[int] | None, axes: Sequence[int] | None, rank: int) -> dict[int, tuple[int, int]] | None:
     """axis -> (before, after)."""
     if pads is None:
         return None
@@ -290,7 +288,9 @@ def rewrite_pad(s: NodeSurgery) -> None:
         into, out = s.kept(s.inputs[0], axis), s.kept(s.outputs[0], axis)
         before, after = old[k], old[half + k]
         new[k] = int(out[:before].sum()) if before > 0 else -int(into[: max(-before, 0)].sum())
-        new[half + k] = int(out[len(out) - after :].sum()) if after > 0 else -int(into[len(into) - max(-after, 0) :].sum())
+        new[half + k] = (
+            int(out[len(out) - after :].sum()) if after > 0 else -int(into[len(into) - max(-after, 0) :].sum())
+        )
     if new == old:
         return
     if stored is not None:
@@ -321,7 +321,9 @@ def rewrite_expand(s: NodeSurgery) -> None:
     offset = len(old) - len(literal)
     touched = [v != 1 and old[offset + k] != new[offset + k] for k, v in enumerate(literal)]
     if any(touched):
-        s.set_operand(1, [new[offset + k] if t else v for k, (v, t) in enumerate(zip(literal, touched))], touched)
+        s.set_operand(
+            1, [new[offset + k] if t else v for k, (v, t) in enumerate(zip(literal, touched, strict=False))], touched
+        )
 
 
 def trace_tile(n: NodeTrace) -> None:

@@ -8,7 +8,7 @@ from ..labels import Labels
 from .joining import channel_labels
 from .rule import NodeSurgery, Rule
 
-POOLS = "AveragePool MaxPool LpPool GlobalAveragePool GlobalMaxPool GlobalLpPool".split()
+POOLS = ["AveragePool", "MaxPool", "LpPool", "GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"]
 
 
 def trace_pool(n: NodeTrace) -> None:

@@ -1,0 +1,59 @@
+"""`ocnna-onnx apply`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from .options import FILE, data_options, guarded, parse_providers, parse_shapes, runtime_options, verbosity_options
+from .output import check_targets, deliver
+from .progress import progress_bar
+
+
+@click.command()
+@click.argument("plan", metavar="PLAN", type=FILE)
+@click.argument("model", metavar="IN", type=FILE)
+@click.argument("out", metavar="OUT", type=FILE)
+@data_options
+@runtime_options
+@click.option("--report", "report_out", type=FILE, metavar="FILE", help="Write the whole report as JSON.")
+@click.option("--overwrite", is_flag=True, help="Allow OUT to be IN.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON instead of a table.")
+@verbosity_options
+@guarded
+def apply_command(
+    plan: Path,
+    model: Path,
+    out: Path,
+    data: str | None,
+    samples: int | None,
+    seed: int,
+    input_shapes: tuple[str, ...],
+    providers: str,
+    threads: int,
+    rtol: float | None,
+    report_out: Path | None,
+    overwrite: bool,
+    as_json: bool,
+    quiet: bool,
+    verbose: int,
+) -> None:
+    """Replay PLAN (a plan.json) on IN: the same bytes in OUT as the prune that made it. Proven like every run."""
+    check_targets(model, out, overwrite, report_out)
+    from ..pipeline import apply
+    from ..plan.plan import read_plan
+
+    with progress_bar(quiet) as progress:
+        result = apply(
+            read_plan(plan),
+            model,
+            data=data,
+            samples=samples,
+            input_shapes=parse_shapes(input_shapes),
+            providers=parse_providers(providers),
+            threads=threads,
+            rtol=rtol,
+            progress=progress,
+        )
+    deliver(result, out, None, report_out, as_json, quiet, verbose)

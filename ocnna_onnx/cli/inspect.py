@@ -1,0 +1,39 @@
+"""`ocnna-onnx inspect`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from .options import FILE, guarded, parse_providers, parse_shapes, runtime_options, verbosity_options
+
+
+@click.command()
+@click.argument("model", metavar="IN", type=FILE)
+@runtime_options
+@click.option("--json", "as_json", is_flag=True, help="Print JSON (docs/formats.md) instead of tables.")
+@verbosity_options
+@guarded
+def inspect_command(
+    model: Path,
+    input_shapes: tuple[str, ...],
+    providers: str,
+    threads: int,
+    rtol: float | None,
+    as_json: bool,
+    quiet: bool,
+    verbose: int,
+) -> None:
+    """Show what can be pruned in IN: layers and coupled groups with their cost, and every wall with its reason."""
+    from ..pipeline import inspect
+    from ..report.tables import print_inspection
+
+    found = inspect(
+        model, input_shapes=parse_shapes(input_shapes), providers=parse_providers(providers), threads=threads
+    )
+    if as_json:
+        click.echo(json.dumps(found.to_json(), indent=1))
+    elif not quiet:
+        print_inspection(found, verbose)

@@ -1,0 +1,131 @@
+"""Options that several commands share, so that they are spelled the same everywhere, and how errors end a command."""
+
+from __future__ import annotations
+
+import functools
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..errors import OcnnaError, UsageError
+
+Command = Callable[..., Any]
+
+FILE = click.Path(path_type=Path)
+
+
+def data_options(command: Command) -> Command:
+    """--data, --samples, --seed."""
+    for option in (
+        click.option(
+            "--seed", type=int, default=0, show_default=True, metavar="S", help="Seed of everything that is drawn."
+        ),
+        click.option("--samples", type=int, metavar="N", help="Use at most N samples.  [default: 256]"),
+        click.option(
+            "--data",
+            metavar="SOURCE",
+            help="Samples: an .npz (arrays named after the inputs; labels in 'y' or 'labels'), an .npy, 'digits', or "
+            "'photos'.  [default: photos, crops of two photographs; real samples score better]",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def runtime_options(command: Command) -> Command:
+    """--input-shapes, --providers, --threads, --rtol."""
+    for option in (
+        click.option("--rtol", type=float, metavar="R", help="Tolerance of the proof.  [default: follows the type]"),
+        click.option(
+            "--threads", type=int, default=0, metavar="N", help="onnxruntime's threads.  [default: its choice]"
+        ),
+        click.option(
+            "--providers", default="CPUExecutionProvider", metavar="A,B", help="onnxruntime's execution providers."
+        ),
+        click.option(
+            "--input-shapes",
+            "--shapes",
+            "--override-input-shapes",
+            "input_shapes",
+            multiple=True,
+            metavar="NAME:1,3,224,224",
+            help="Probe shape of an input with symbolic dimensions; may be repeated.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def verbosity_options(command: Command) -> Command:
+    """--debug, -q, -v."""
+    for option in (
+        click.option("--debug", is_flag=True, help="Show a traceback with an error."),
+        click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors."),
+        click.option("-v", "--verbose", count=True, help="Print more: every group, every wall."),
+    ):
+        command = option(command)
+    return command
+
+
+def guarded(command: Command) -> Command:
+    """End with one line on stderr and the right exit code instead of a traceback."""
+
+    @functools.wraps(command)
+    def run(*args: Any, debug: bool = False, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except OcnnaError as error:
+            if debug:
+                raise
+            click.echo(f"error: {error}", err=True)
+            sys.exit(error.exit_code)
+        except KeyboardInterrupt:
+            click.echo("interrupted: nothing was written", err=True)
+            sys.exit(130)
+        except Exception as error:
+            if debug:
+                raise
+            kind = type(error).__name__
+            text = (str(error).splitlines() or [""])[0]
+            click.echo(
+                f"internal error: {kind}: {text} (a defect of ocnna-onnx; please report it with the output of the same "
+                "command with --debug)",
+                err=True,
+            )
+            sys.exit(1)
+
+    return run
+
+
+def parse_shapes(texts: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+    """`NAME:1,3,224,224`, also `NAME:1x3x224x224` and `NAME:[1,3,224,224]`. Raises UsageError."""
+    found: dict[str, tuple[int, ...]] = {}
+    for text in texts:
+        for part in re.split(r"[;\s]+|,(?=[^,:\[\]]*[A-Za-z_./][^,:]*:)", text):
+            name, colon, sizes = part.rpartition(":")
+            try:
+                if not (colon and name):
+                    raise ValueError
+                found[name] = tuple(int(s) for s in re.split(r"[x,]", sizes.strip("[]()")) if s.strip())
+            except ValueError:
+                raise UsageError(f"--input-shapes {text}: expected NAME:1,3,224,224") from None
+    return found
+
+
+def parse_providers(text: str) -> tuple[str, ...]:
+    """Names separated by commas; `cpu` and `cuda` are understood. Raises UsageError for one that is not there."""
+    import onnxruntime
+
+    short = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
+    names = tuple(short.get(p.strip().lower(), p.strip()) for p in text.split(",") if p.strip())
+    available = onnxruntime.get_available_providers()
+    for name in names:
+        if name not in available:
+            raise UsageError(f"--providers {name}: not available here ({', '.join(available)})")
+    return names or ("CPUExecutionProvider",)

@@ -1,0 +1,60 @@
+"""Where a command's results go: the model, the plan, the report, each whole or not at all."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..errors import UsageError
+
+if TYPE_CHECKING:
+    from ..pipeline import Result
+
+
+def check_targets(source: Path, out: Path | None, overwrite: bool, *others: Path | None) -> None:
+    """Refuse targets that cannot be written before any work is done. Raises UsageError."""
+    from ..model.save import check_target
+
+    named = [p for p in (out, *others) if p is not None]
+    for k, path in enumerate(named):
+        check_target(path, source, overwrite and path is out)
+        if any(path.absolute() == other.absolute() for other in named[:k]):
+            raise UsageError(f"{path}: named twice as a target")
+
+
+def write_json(path: Path | None, content: dict[str, Any]) -> None:
+    """Write a JSON file atomically, where a path is given."""
+    if path is not None:
+        from ..model.save import write_atomically
+
+        data = (json.dumps(content, indent=1, allow_nan=False, default=str) + "\n").encode()
+        write_atomically(path, lambda stream: stream.write(data))
+
+
+def deliver(
+    result: Result,
+    out: Path | None,
+    plan_out: Path | None,
+    report_out: Path | None,
+    as_json: bool,
+    quiet: bool,
+    verbose: int,
+) -> None:
+    """Write what was asked for, then print the table (or, with --json, the report)."""
+    from ..report.tables import print_result
+
+    report = result.report
+    for warning in report["warnings"]:
+        if not quiet:
+            click.echo(f"note: {warning}", err=True)
+    if out is not None:
+        report["after"]["bytes"] = result.save(out)
+    write_json(plan_out, result.plan.to_json())
+    write_json(report_out, report)
+    if as_json:
+        click.echo(json.dumps(report, default=str))
+    elif not quiet:
+        print_result(report, str(out) if out is not None else None, verbose)

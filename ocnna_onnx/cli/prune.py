@@ -1,0 +1,111 @@
+"""`ocnna-onnx prune`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ..errors import NothingFree, UsageError
+from .options import FILE, data_options, guarded, parse_providers, parse_shapes, runtime_options, verbosity_options
+from .output import check_targets, deliver
+from .progress import progress_bar
+
+
+@click.command()
+@click.argument("model", metavar="IN", type=FILE)
+@click.argument("out", metavar="OUT", type=FILE, required=False)
+@click.option(
+    "--criterion", default="ocnna", show_default=True, metavar="NAME", help="Score of a filter: ocnna, l1, l2, random."
+)
+@click.option("--ratio", type=float, metavar="R", help="Remove this share of every group (floor).  [default: 0.3]")
+@click.option(
+    "--percentile",
+    type=float,
+    metavar="K",
+    help="OCNNA as published: in every group, what scores at or below the K-th percentile goes.",
+)
+@click.option(
+    "--exclude",
+    "--nodes-to-exclude",
+    multiple=True,
+    metavar="GLOB",
+    help="Keep the channels of nodes whose name matches ('re:' in front: a regular expression); may be repeated.",
+)
+@click.option(
+    "--exclude-op",
+    "--op-types-to-exclude",
+    multiple=True,
+    metavar="TYPE",
+    help="Keep the channels of all nodes of this operator; may be repeated.",
+)
+@click.option("--min-channels", type=int, default=1, show_default=True, metavar="N", help="Units every group keeps.")
+@data_options
+@runtime_options
+@click.option("--plan-out", type=FILE, metavar="FILE", help="Write the plan (which channels go) as JSON.")
+@click.option("--report", "report_out", type=FILE, metavar="FILE", help="Write the whole report as JSON.")
+@click.option("--dry-run", is_flag=True, help="Do everything but writing OUT.")
+@click.option("--overwrite", is_flag=True, help="Allow OUT to be IN.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON instead of a table.")
+@verbosity_options
+@guarded
+def prune_command(
+    model: Path,
+    out: Path | None,
+    criterion: str,
+    ratio: float | None,
+    percentile: float | None,
+    exclude: tuple[str, ...],
+    exclude_op: tuple[str, ...],
+    min_channels: int,
+    data: str | None,
+    samples: int | None,
+    seed: int,
+    input_shapes: tuple[str, ...],
+    providers: str,
+    threads: int,
+    rtol: float | None,
+    plan_out: Path | None,
+    report_out: Path | None,
+    dry_run: bool,
+    overwrite: bool,
+    as_json: bool,
+    quiet: bool,
+    verbose: int,
+) -> None:
+    """Remove channels from IN and write the smaller model to OUT, proven equal to IN with those channels silenced.
+
+    \b
+    ocnna-onnx prune in.onnx out.onnx --data samples.npz --ratio 0.3
+    ocnna-onnx prune in.onnx out.onnx --data samples.npz --percentile 25     # OCNNA as published
+    """
+    if out is None and not dry_run:
+        raise UsageError("OUT is missing: ocnna-onnx prune IN OUT (or --dry-run)")
+    check_targets(model, None if dry_run else out, overwrite, plan_out, report_out)
+    from ..pipeline import prune
+
+    with progress_bar(quiet) as progress:
+        try:
+            result = prune(
+                model,
+                data=data,
+                criterion=criterion,
+                ratio=ratio,
+                percentile=percentile,
+                exclude=exclude,
+                exclude_op=exclude_op,
+                min_channels=min_channels,
+                samples=samples,
+                seed=seed,
+                input_shapes=parse_shapes(input_shapes),
+                providers=parse_providers(providers),
+                threads=threads,
+                rtol=rtol,
+                progress=progress,
+            )
+        except NothingFree as error:
+            if not dry_run:
+                raise
+            click.echo(str(error))
+            return
+    deliver(result, None if dry_run else out, plan_out, report_out, as_json, quiet, verbose)

@@ -1,0 +1,68 @@
+"""What the model wants at its inputs: which of them is an image, and in which layout."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from ..model.graph import AnyArray, Graph, dims
+from ..model.shapes import IMAGE_CHANNELS, Shape
+
+
+@dataclass(frozen=True)
+class ImageInput:
+    """An input that takes pictures: name, numpy dtype, size, and whether channels come last."""
+
+    name: str
+    dtype: np.dtype[np.generic]
+    channels: int
+    height: int
+    width: int
+    channels_last: bool
+
+    def arrange(self, images: AnyArray) -> AnyArray:
+        """[n, C, H, W] -> the input's layout and dtype."""
+        moved = images.transpose(0, 2, 3, 1) if self.channels_last else images
+        return np.ascontiguousarray(moved).astype(self.dtype)
+
+
+def image_input(value: onnx.ValueInfoProto, shape: Shape) -> ImageInput | None:
+    """The input as a picture of the given shape, or None for audio, states, vectors, integers that are no bytes."""
+    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
+    if len(shape) != 4 or (dtype.kind not in "f" and dtype != np.uint8):
+        return None
+    if shape[1] in IMAGE_CHANNELS and min(shape[2:]) > 4:
+        return ImageInput(value.name, dtype, shape[1], shape[2], shape[3], False)
+    if shape[3] in IMAGE_CHANNELS and min(shape[1:3]) > 4:
+        return ImageInput(value.name, dtype, shape[3], shape[1], shape[2], True)
+    return None
+
+
+def other_inputs(
+    graph: Graph, shapes: Mapping[str, Shape], skip: set[str], count: int, seed: int
+) -> dict[str, AnyArray]:
+    """Seeded noise (floats) or zeros (integers, booleans) for inputs that are no image, [count, …] each."""
+    rng = np.random.default_rng(seed)
+    found: dict[str, AnyArray] = {}
+    for value in graph.inputs:
+        if value.name in skip:
+            continue
+        dtype = np.dtype(helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
+        shape = shapes[value.name]
+        full = (count, *shape[1:]) if has_sample_axis(value, shape) else shape
+        found[value.name] = (rng.standard_normal(full) if dtype.kind == "f" else np.zeros(full)).astype(dtype)
+    return found
+
+
+def has_sample_axis(value: onnx.ValueInfoProto, shape: Shape) -> bool:
+    """Whether axis 0 counts samples: it is symbolic, or 1, or the input is a picture."""
+    declared = dims(value)
+    if declared is None:
+        return bool(shape)
+    return bool(declared) and (
+        isinstance(declared[0], str) or declared[0] == 1 or image_input(value, shape) is not None
+    )

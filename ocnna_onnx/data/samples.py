@@ -1,0 +1,62 @@
+"""Samples as the rest of the package sees them: feeds for onnxruntime, batch by batch, with labels where they exist."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from ..model.graph import AnyArray
+
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What calibration and evaluation run on.
+
+    arrays: input -> [n, …]; fixed: input -> array without a sample axis, the same in every feed. labels: int64 [n].
+    source: where they come from, preprocessing: what was done to them, both in words. real: whether the user chose
+    them. evaluation: other samples of the same kind to judge by (never calibrated with), where the source has some.
+    """
+
+    arrays: Mapping[str, AnyArray]
+    fixed: Mapping[str, AnyArray] = field(default_factory=dict)
+    labels: IntArray | None = None
+    source: str = ""
+    preprocessing: str = ""
+    real: bool = True
+    evaluation: Samples | None = None
+
+    @property
+    def count(self) -> int:
+        """Number of samples."""
+        return min((len(a) for a in self.arrays.values()), default=1)
+
+    def take(self, indices: IntArray) -> Samples:
+        """A subset, in the order of `indices`."""
+        arrays = {n: a[indices] for n, a in self.arrays.items()}
+        return replace(self, arrays=arrays, labels=None if self.labels is None else self.labels[indices])
+
+    def batches(self, size: int) -> Iterator[tuple[dict[str, AnyArray], int]]:
+        """(feed, valid) with feeds of exactly `size` samples; the last one repeats its last sample to fill up."""
+        for start in range(0, self.count, size):
+            stop = min(start + size, self.count)
+            index = np.minimum(np.arange(start, start + size), stop - 1)
+            yield {**{n: a[index] for n, a in self.arrays.items()}, **self.fixed}, stop - start
+
+
+def choose(samples: Samples, count: int, seed: int) -> Samples:
+    """At most `count` samples, seeded; class-balanced where labels exist. All of them where there are no more."""
+    if samples.count <= count:
+        return samples
+    order = np.random.default_rng(seed).permutation(samples.count)
+    if samples.labels is not None:
+        labels = samples.labels[order]
+        rank = np.empty(len(order), np.int64)  # position among the samples of the same class
+        for label in np.unique(labels):
+            rank[labels == label] = np.arange((labels == label).sum())
+        order = order[np.argsort(rank, kind="stable")]
+    return samples.take(np.sort(order[:count]))

@@ -1,0 +1,285 @@
+"""The steps in order: load, trace, score, plan, rewrite, prove, report. The only place that knows them all."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from . import __version__
+from .calibrate.stream import batch_size, per_image
+from .criteria.table import CRITERIA, OutputCriterion, RandomCriterion, WeightCriterion
+from .data.open import open_data
+from .data.samples import Samples
+from .errors import DataError, NothingFree, ProofFailed, UsageError
+from .model.graph import Graph
+from .model.load import LoadedModel, load
+from .model.save import save
+from .model.session import Runtime, open_session
+from .model.shapes import Shape
+from .model.stamp import add_stamp
+from .plan.plan import Plan, removed_channels, removed_classes
+from .plan.select import Cut, excluded, group_scores, select
+from .prove.inputs import Feed, random_feeds, sample_feed
+from .prove.proof import prove
+from .report.evaluate import evaluate
+from .report.inspection import Inspection, inspection, wall_infos
+from .report.outcome import Outcome
+from .rewrite.rewrite import rewrite
+from .trace.groups import Group, find_groups
+from .trace.labels import BoolArray
+from .trace.tracer import trace as trace_model
+from .trace.types import Trace
+
+DEFAULT_RATIO = 0.3
+
+Progress = Callable[[str, int, int], None]
+"""Called with a stage's name, how much of it is done, and how much there is."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """A pruned model with its plan and report (the dictionary of report.json)."""
+
+    model: onnx.ModelProto
+    plan: Plan
+    report: dict[str, Any]
+    external: bool = False
+
+    def save(self, path: str | os.PathLike[str]) -> int:
+        """Write the model, whole or not at all; external data as the input had it. Returns the bytes written."""
+        return save(self.model, Path(path), self.external)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One model on its way: what was loaded, its trace and groups, and how to run it."""
+
+    loaded: LoadedModel
+    trace: Trace
+    groups: tuple[Group, ...]
+    samples: Samples
+    runtime: Runtime
+    progress: Progress
+    timings: dict[str, float]
+
+
+def inspect(
+    model: Any,
+    *,
+    input_shapes: Mapping[str, Shape] | None = None,
+    base_folder: str | os.PathLike[str] | None = None,
+    providers: Sequence[str] = ("CPUExecutionProvider",),
+    threads: int = 0,
+) -> Inspection:
+    """Layers, coupled groups and walls of a model. Nothing is changed, nothing is run on data.
+
+    model: a path, bytes, a ModelProto or an object with `.model_proto`. input_shapes: probe shapes for symbolic
+    dimensions. Raises ModelError, UsageError, ShapeNeeded.
+    """
+    loaded = load(model, base_folder)
+    traced = trace_model(loaded.proto, dict(input_shapes or {}), Runtime(tuple(providers), threads))
+    return inspection(traced, loaded.name)
+
+
+def prune(
+    model: Any,
+    *,
+    data: Any = None,
+    criterion: str = "ocnna",
+    ratio: float | None = None,
+    percentile: float | None = None,
+    exclude: Sequence[str] = (),
+    exclude_op: Sequence[str] = (),
+    min_channels: int = 1,
+    samples: int | None = None,
+    seed: int = 0,
+    input_shapes: Mapping[str, Shape] | None = None,
+    providers: Sequence[str] = ("CPUExecutionProvider",),
+    threads: int = 0,
+    rtol: float | None = None,
+    base_folder: str | os.PathLike[str] | None = None,
+    progress: Progress = lambda stage, done, total: None,
+) -> Result:
+    """A smaller model that computes exactly what `model` computes with the removed channels silenced.
+
+    model: a path, bytes, a ModelProto or an object with `.model_proto`; never modified. data: `digits`, an .npz or
+    .npy path, an array [n, …], a dict of arrays by input name (labels in `y` or `labels`), or None for crops of two
+    photographs. ratio: removes floor(ratio · units) of every group (default 0.3). percentile: OCNNA as published, all
+    units at or below that percentile of their group's scores. exclude: globs (or `re:` expressions) of node names.
+    min_channels: units that every group keeps. samples: how many to calibrate with. rtol: the proof's tolerance.
+
+    Raises UsageError (options), ModelError (the model), DataError (the data), NothingFree (no unit can go),
+    ProofFailed (the proof refused the result).
+    """
+    _check_options(criterion, ratio, percentile, min_channels, samples)
+    runtime = Runtime(tuple(providers), threads)
+    job = _open(model, data, samples, seed, input_shapes, base_folder, runtime, progress)
+    if not any(len(g.free) for g in job.groups):
+        rows = tuple((w.node, w.op, w.tensor, w.reason) for w in wall_infos(job.trace, job.groups))
+        raise NothingFree(_nothing_free(rows, len(job.groups)), rows)
+    if ratio is None and percentile is None:
+        ratio = DEFAULT_RATIO
+    started = time.perf_counter()
+    score = _scores(job, criterion, seed)
+    job.timings["score"] = time.perf_counter() - started
+    barred = excluded(job.trace, exclude, exclude_op)
+    classes = select(job.trace, job.groups, score, Cut(ratio, percentile, min_channels), barred)
+    keep = job.trace.keep_units(classes)
+    options: dict[str, Any] = {"min_channels": min_channels, "samples": job.samples.count}
+    options.update({"ratio": ratio} if percentile is None else {"percentile": percentile})
+    if exclude or exclude_op:
+        options["exclude"] = [*exclude, *(f"op:{op}" for op in exclude_op)]
+    plan = Plan(job.loaded.sha256, job.loaded.name, criterion, options, seed, removed_channels(job.trace, keep))
+    return _carry_out(job, plan, keep, seed, rtol)
+
+
+def apply(
+    plan: Plan,
+    model: Any,
+    *,
+    data: Any = None,
+    samples: int | None = None,
+    input_shapes: Mapping[str, Shape] | None = None,
+    providers: Sequence[str] = ("CPUExecutionProvider",),
+    threads: int = 0,
+    rtol: float | None = None,
+    base_folder: str | os.PathLike[str] | None = None,
+    progress: Progress = lambda stage, done, total: None,
+) -> Result:
+    """Replay a plan: the same bytes as the prune that made it. Raises DataError where it is not this model's plan."""
+    runtime = Runtime(tuple(providers), threads)
+    job = _open(model, data, samples, plan.seed, input_shapes, base_folder, runtime, progress)
+    if plan.sha256 != job.loaded.sha256:
+        raise DataError(
+            f"the plan belongs to another model ('{plan.name}', sha256 {plan.sha256[:12]}…; "
+            f"this one has {job.loaded.sha256[:12]}…)"
+        )
+    keep = job.trace.keep_units(removed_classes(plan, job.trace))
+    return _carry_out(job, plan, keep, plan.seed, rtol)
+
+
+def _check_options(
+    criterion: str, ratio: float | None, percentile: float | None, min_channels: int, samples: int | None
+) -> None:
+    if criterion not in CRITERIA:
+        raise UsageError(f"unknown criterion '{criterion}'; choose one of {', '.join(CRITERIA)}")
+    if ratio is not None and percentile is not None:
+        raise UsageError("give either a ratio or a percentile, not both")
+    if ratio is not None and not 0 <= ratio < 1:
+        raise UsageError(f"ratio {ratio:g} is out of range: 0 ≤ ratio < 1 (the share of every group that goes)")
+    if percentile is not None and not 0 <= percentile < 100:
+        raise UsageError(f"percentile {percentile:g} is out of range: 0 ≤ percentile < 100")
+    if min_channels < 1:
+        raise UsageError(f"min_channels {min_channels} is out of range: at least 1")
+    if samples is not None and samples < 1:
+        raise UsageError(f"samples {samples} is out of range: at least 1")
+
+
+def _open(
+    model: Any,
+    data: Any,
+    count: int | None,
+    seed: int,
+    input_shapes: Mapping[str, Shape] | None,
+    base_folder: str | os.PathLike[str] | None,
+    runtime: Runtime,
+    progress: Progress,
+) -> _Job:
+    """Load the model, see that onnxruntime opens it, open the data, trace at the data's shapes."""
+    timings: dict[str, float] = {}
+    started = time.perf_counter()
+    loaded = load(model, base_folder)
+    with open_session(loaded.proto, runtime):
+        pass
+    timings["load"] = time.perf_counter() - started
+    given = dict(input_shapes or {})
+    samples = open_data(data, Graph(loaded.proto), given, count, seed)
+    if samples.real:
+        for name, array in samples.arrays.items():
+            given.setdefault(name, (0, *array.shape[1:]))
+        for name, array in samples.fixed.items():
+            given.setdefault(name, array.shape)
+    started = time.perf_counter()
+    traced = trace_model(loaded.proto, given, runtime)
+    timings["trace"] = time.perf_counter() - started
+    return _Job(loaded, traced, find_groups(traced), samples, runtime, progress, timings)
+
+
+def _nothing_free(rows: Sequence[tuple[str, str, str, str]], groups: int) -> str:
+    if not groups:
+        return "nothing can be pruned: no Conv, ConvTranspose, Gemm or MatMul with constant weights makes channels"
+    node, op, tensor, reason = rows[0]
+    return f"nothing can be pruned: {len(rows)} walls, the first at node '{node}' ({op}) on '{tensor}': {reason}"
+
+
+def _scores(job: _Job, name: str, seed: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """One score per class."""
+    criterion = CRITERIA[name]
+    wanted = [k for k, s in enumerate(job.trace.sources) if job.trace.free[job.trace.unit_class[s.units]].any()]
+    sources = [job.trace.sources[k] for k in wanted]
+    if isinstance(criterion, OutputCriterion):
+        measured = per_image(
+            job.trace,
+            sources,
+            job.samples,
+            criterion.per_image,
+            job.runtime,
+            lambda done, total: job.progress("calibrate", done, total),
+        )
+        found = [criterion.finish(m) for m in measured]
+    elif isinstance(criterion, WeightCriterion):
+        found = [criterion.score(job.trace, s) for s in sources]
+    else:
+        assert isinstance(criterion, RandomCriterion)
+        rng = np.random.default_rng(seed)
+        found = [criterion.score(len(s.units), rng) for s in sources]
+    return group_scores(job.trace, job.groups, dict(zip(wanted, found, strict=True)))
+
+
+def proof_feeds(trace: Trace, samples: Samples, seed: int) -> Iterable[Feed]:
+    """The first samples, then seeded random inputs of growing scale."""
+    first = sample_feed(trace.graph, trace.shapes, samples)
+    return chain([first] if first is not None else [], random_feeds(trace.graph, trace.shapes, seed))
+
+
+def _carry_out(job: _Job, plan: Plan, keep: BoolArray, seed: int, rtol: float | None) -> Result:
+    """Rewrite, prove, evaluate, stamp, report."""
+    started = time.perf_counter()
+    rewritten = rewrite(job.trace, keep)
+    job.timings["rewrite"] = time.perf_counter() - started
+    started = time.perf_counter()
+    job.progress("prove", 0, 1)
+    feeds = proof_feeds(job.trace, job.samples, seed)
+    proof = prove(rewritten.kept, rewritten.model, job.groups, feeds, job.runtime, rtol)
+    job.progress("prove", 1, 1)
+    job.timings["prove"] = time.perf_counter() - started
+    if not proof.passed:
+        raise ProofFailed(
+            f"the proof failed, nothing was written: {proof.reason}", proof.node, proof.max_relative_error
+        )
+    started = time.perf_counter()
+    judged = job.samples.evaluation or job.samples
+    agreement = evaluate(
+        job.loaded.proto,
+        rewritten.model,
+        judged,
+        batch_size(job.trace, judged),
+        job.runtime,
+        lambda done, total: job.progress("evaluate", done, total),
+    )
+    job.timings["evaluate"] = time.perf_counter() - started
+    if plan.remove:
+        add_stamp(rewritten.model, __version__, job.loaded.sha256, plan.to_json())
+    outcome = Outcome(job.loaded, job.trace, job.groups, job.samples, plan, rewritten, proof, agreement, job.timings)
+    return Result(rewritten.model, plan, outcome.to_json(__version__), job.loaded.external)
+
+
+__all__ = ["Result", "apply", "inspect", "proof_feeds", "prune"]

@@ -1,0 +1,81 @@
+"""Reading interior tensors: which ones tell about a group, and running a model with them as outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from ..model.graph import AnyArray
+from ..model.session import Runtime, open_session, run, with_outputs
+from ..trace.groups import Group
+from ..trace.kept import Kept
+from ..trace.labels import Shape
+from ..trace.types import Trace
+
+TAP_BYTES = 1 << 30
+"""Tapped tensors of one model held at a time."""
+
+SHAPE_SUFFIX = "//shape"
+
+
+def run_taps(
+    model: onnx.ModelProto, names: Sequence[str], feed: Mapping[str, AnyArray], runtime: Runtime, optimize: bool = False
+) -> dict[str, AnyArray]:
+    """Run once, reading these tensors. Unless `optimize`, every node runs as written."""
+    with open_session(with_outputs(model, names), runtime, optimize) as session:
+        return run(session, names, feed)
+
+
+def group_taps(trace: Trace, groups: Sequence[Group]) -> dict[str, list[int]]:
+    """Tensor -> the groups whose silencing it shows, in topological order: outputs of members and consumers, and
+    all graph outputs."""
+    wanted: dict[str, list[int]] = {}
+    for group in groups:
+        for s in group.sources:
+            wanted.setdefault(trace.sources[s].tensor, [])
+        for node in group.consumers:
+            wanted.setdefault(trace.graph.nodes[node].output[0], []).append(group.id)
+    for name in trace.graph.outputs:
+        if name in trace.graph.producer:
+            wanted.setdefault(name, [])
+    place = {i: k for k, i in enumerate(trace.graph.order)}
+    return {name: wanted[name] for name in sorted(wanted, key=lambda n: place[trace.graph.producer[n]])}
+
+
+def chunks(trace: Trace, names: Sequence[str]) -> Iterator[list[str]]:
+    """Names in pieces of at most TAP_BYTES."""
+    chunk: list[str] = []
+    size = 0
+    for name in names:
+        own = 4 * int(np.prod(trace.shapes.shape.get(name, (1,)), dtype=np.int64))
+        if chunk and size + own > TAP_BYTES:
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(name)
+        size += own
+    if chunk:
+        yield chunk
+
+
+def wrong_shape(
+    kept: Kept, pruned: onnx.ModelProto, feed: Mapping[str, AnyArray], runtime: Runtime
+) -> tuple[str, Shape, Shape] | None:
+    """The first tensor whose actual shape in the pruned model is not the predicted one: (name, predicted, actual)."""
+    made = {o for node in pruned.graph.node for o in node.output if o}
+    ahead = kept.trace.constants.fixed | kept.trace.constants.live
+    predicted = kept.shapes()
+    names = [n for n in predicted if n in made and n in kept.trace.graph.producer and n not in ahead]
+    model = with_outputs(pruned, [])
+    for name in names:
+        model.graph.node.append(helper.make_node("Shape", [name], [name + SHAPE_SUFFIX]))
+        model.graph.output.append(helper.make_tensor_value_info(name + SHAPE_SUFFIX, TensorProto.INT64, None))
+    with open_session(model, runtime) as session:
+        actual = run(session, [n + SHAPE_SUFFIX for n in names], feed)
+    for name in names:
+        shape = tuple(int(s) for s in actual[name + SHAPE_SUFFIX])
+        if shape != predicted[name]:
+            return name, predicted[name], shape
+    return None

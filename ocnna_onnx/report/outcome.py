@@ -1,0 +1,134 @@
+"""Everything a run found, and its machine-readable form: report.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..data.samples import Samples
+from ..model import cost
+from ..model.constants import Constants
+from ..model.graph import Graph
+from ..model.load import LoadedModel
+from ..plan.plan import Plan
+from ..prove.proof import Proof
+from ..rewrite.rewrite import Rewritten
+from ..trace.groups import Group
+from ..trace.labels import BoolArray
+from ..trace.types import Trace
+from .evaluate import Agreement
+from .inspection import wall_infos
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One finished run. timings: seconds per stage."""
+
+    loaded: LoadedModel
+    trace: Trace
+    groups: tuple[Group, ...]
+    samples: Samples
+    plan: Plan
+    rewritten: Rewritten
+    proof: Proof
+    agreement: Agreement | None
+    timings: Mapping[str, float]
+
+    def to_json(self, version: str) -> dict[str, Any]:
+        """The dictionary of report.json."""
+        trace, batch, plan, rewritten = self.trace, self.trace.shapes.batch, self.plan, self.rewritten
+        small = Graph(rewritten.model)
+        before = {
+            "params": cost.parameters(trace.graph, trace.constants),
+            "macs": sum(cost.macs(trace.graph, trace.shapes.shape).values()) // batch,
+            "bytes": self.loaded.bytes,
+        }
+        after = {
+            "params": cost.parameters(small, Constants(small, rewritten.shapes, trace.constants.runtime)),
+            "macs": sum(cost.macs(small, rewritten.shapes).values()) // batch,
+            "bytes": rewritten.model.ByteSize(),
+        }
+        groups = [_group_row(trace, g, rewritten.kept.keep) for g in self.groups]
+        units = sum(g["units"] for g in groups)
+        removed = sum(g["removed"] for g in groups)
+        requested = {k: v for k, v in plan.options.items() if k in ("ratio", "percentile", "exclude", "min_channels")}
+        return {
+            "schema": SCHEMA,
+            "tool": f"ocnna-onnx {version}",
+            "model": {"sha256": self.loaded.sha256, "name": self.loaded.name},
+            "criterion": plan.criterion,
+            "seed": plan.seed,
+            "data": {
+                "source": self.samples.source,
+                "preprocessing": self.samples.preprocessing,
+                "samples": self.samples.count,
+                "real": self.samples.real,
+                "evaluated_on": (self.samples.evaluation or self.samples).source,
+            },
+            "before": before,
+            "after": after,
+            "requested": requested,
+            "obtained": {
+                "units": units,
+                "removable": sum(g["removable"] for g in groups),
+                "removed": removed,
+                "params_ratio": after["params"] / max(1, before["params"]),
+                "macs_ratio": after["macs"] / max(1, before["macs"]),
+            },
+            "proof": self.proof.to_json(),
+            "agreement": None if self.agreement is None else self.agreement.to_json(),
+            "accuracy": None if self.agreement is None else self.agreement.accuracy_json(),
+            "groups": groups,
+            "walls": [
+                {"node": w.node, "op": w.op, "tensor": w.tensor, "reason": w.reason}
+                for w in wall_infos(trace, self.groups)
+            ],
+            "cuts": [c.to_json() for c in rewritten.cuts],
+            "rewrites": list(rewritten.rewrites),
+            "repaired": [],
+            "warnings": self.warnings(),
+            "timings": {k: round(v, 4) for k, v in self.timings.items()},
+        }
+
+    def warnings(self) -> list[str]:
+        """What a person should know about this run."""
+        found = []
+        if not self.samples.real:
+            found.append(
+                f"no --data was given: calibrated and compared on {self.samples.source} "
+                f"({self.samples.preprocessing}); real samples score better"
+            )
+        inputs = {i.name for i in self.loaded.proto.graph.input}
+        overridable = sorted({c.tensor for c in self.rewritten.cuts} & inputs)
+        if overridable:
+            found.append(
+                f"{len(overridable)} weights that were cut are also graph inputs ('{overridable[0]}', …): their input "
+                "shapes were cut too, and the proof holds for the default values"
+            )
+        if self.proof.ill_conditioned:
+            found.append(
+                f"{len(self.proof.ill_conditioned)} tensors are ill-conditioned: onnxruntime differs from itself there "
+                "by more than a tenth of the tolerance, which followed that rounding noise"
+            )
+        return found
+
+
+def _group_row(trace: Trace, group: Group, keep: BoolArray) -> dict[str, Any]:
+    members = [trace.sources[s] for s in group.sources]
+    largest = max(members, key=lambda s: len(s.units))
+    gone = np.unique(trace.unit_class[np.concatenate([s.units[~keep[s.units]] for s in members])])
+    return {
+        "id": group.id,
+        "members": [trace.graph.names[s.node] for s in members],
+        "consumers": [trace.graph.names[n] for n in group.consumers],
+        "channels": len(largest.units),
+        "channels_after": int(keep[largest.units].sum()),
+        "units": len(group.classes),
+        "removable": len(group.free),
+        "removed": len(gone),
+    }

@@ -1,0 +1,150 @@
+"""What people read: tables on stdout."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from ..verify import CheckResult
+    from .inspection import Inspection
+
+GROUP_ROWS = 24
+WALL_ROWS = 8
+
+
+def _console() -> Console:
+    width = None if sys.stdout.isatty() else 140
+    return Console(width=width, highlight=False, soft_wrap=False)
+
+
+def print_result(report: dict[str, Any], out: str | None, verbose: int) -> None:
+    """Before and after, the proof, the agreement, channels per group, walls."""
+    console = _console()
+    before, after, proof = report["before"], report["after"], report["proof"]
+    console.print(
+        f"samples: {report['data']['source']}; preprocessing: {report['data']['preprocessing']}", markup=False
+    )
+    table = Table(box=None, pad_edge=False)
+    for name, side in (("", "left"), ("before", "right"), ("after", "right"), ("left", "right")):
+        table.add_column(name, justify=side)  # type: ignore[arg-type]
+    for key, label in (("params", "parameters"), ("macs", "MACs"), ("bytes", "file bytes")):
+        table.add_row(label, f"{before[key]:,}", f"{after[key]:,}", f"{after[key] / max(1, before[key]):.1%}")
+    accuracy, agreement = report["accuracy"], report["agreement"]
+    if accuracy is not None:
+        drop = 100 * (accuracy["after"] - accuracy["before"])
+        table.add_row("accuracy", f"{accuracy['before']:.2%}", f"{accuracy['after']:.2%}", f"{drop:+.2f} pp")
+    console.print(table)
+    _group_table(console, report["groups"], None if verbose else GROUP_ROWS)
+    _wall_lines(console, [(w["node"], w["op"], w["tensor"], w["reason"]) for w in report["walls"]], verbose)
+    if agreement is not None:
+        where = f"{agreement['samples']} samples ({report['data']['evaluated_on']})"
+        console.print(f"{_agreement(agreement['kind'], agreement['value'])} on {where}", markup=False)
+    obtained = report["obtained"]
+    asked = ", ".join(f"{k} {v}" for k, v in report["requested"].items())
+    console.print(
+        f"asked: {asked}; removed {obtained['removed']} of {obtained['removable']} removable units "
+        f"({obtained['units']} in all)",
+        markup=False,
+    )
+    if obtained["removed"] == 0:
+        console.print("note: the request rounds to nothing; the model is unchanged", markup=False)
+    console.print(
+        f"proof passed: {proof['compared']} tensors equal the masked original, largest relative error "
+        f"{proof['max_relative_error']:.2g} (limit {proof['tolerance']:g})",
+        markup=False,
+    )
+    console.print(f"written: {out}" if out else "dry run: nothing was written", markup=False)
+
+
+def _agreement(kind: str, value: float) -> str:
+    if kind == "relative_l2":
+        return f"relative L2 error of the output {value:.3g}"
+    what = "top-1" if kind == "top1" else "arg max per pixel"
+    return f"agreement of the {what} with the original {value:.2%}"
+
+
+def _group_table(console: Console, groups: list[dict[str, Any]], limit: int | None) -> None:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("group", justify="right")
+    table.add_column("channels", justify="right")
+    table.add_column("layers")
+    shown = groups if limit is None else groups[:limit]
+    for group in shown:
+        change = f"{group['channels']} → {group['channels_after']}"
+        table.add_row(
+            str(group["id"]), change if group["removed"] else str(group["channels"]), _names(group["members"])
+        )
+    console.print(table)
+    if len(shown) < len(groups):
+        console.print(f"… and {len(groups) - len(shown)} more groups (-v shows all)", markup=False)
+
+
+def _wall_lines(console: Console, walls: list[tuple[str, str, str, str]], verbose: int) -> None:
+    shown = walls if verbose else walls[:WALL_ROWS]
+    for node, op, tensor, reason in shown:
+        console.print(f"wall: {node} ({op}) on '{tensor}': {reason}", markup=False)
+    if len(shown) < len(walls):
+        console.print(f"… and {len(walls) - len(shown)} more walls (-v shows all)", markup=False)
+
+
+def _names(names: list[str] | tuple[str, ...], limit: int = 3) -> str:
+    shown = ", ".join(names[:limit])
+    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
+
+
+def print_inspection(found: Inspection, verbose: int) -> None:
+    """Groups with members, consumers and cost; then walls."""
+    console = _console()
+    console.print(f"{found.model}: {found.params:,} parameters, {found.macs:,} MACs per sample", markup=False)
+    table = Table(box=None, pad_edge=False)
+    for name, side in (
+        ("group", "right"),
+        ("channels", "right"),
+        ("units", "right"),
+        ("removable", "right"),
+        ("parameters", "right"),
+        ("MACs", "right"),
+        ("coupled layers", "left"),
+        ("read by", "left"),
+    ):
+        table.add_column(name, justify=side)  # type: ignore[arg-type]
+    shown = found.groups if verbose else found.groups[: 2 * GROUP_ROWS]
+    for g in shown:
+        members = _names(g.members) + (f"  [{g.grid}]" if g.grid else "")
+        numbers = (g.id, g.channels, g.units, g.removable, f"{g.params:,}", f"{g.macs:,}")
+        table.add_row(*map(str, numbers), members.replace("[", "\\["), _names(g.consumers).replace("[", "\\["))
+    console.print(table)
+    if len(shown) < len(found.groups):
+        console.print(f"… and {len(found.groups) - len(shown)} more groups (-v shows all)", markup=False)
+    _wall_lines(console, [(w.node, w.op, w.tensor, w.reason) for w in found.walls], verbose)
+    free, units = sum(g.removable for g in found.groups), sum(g.units for g in found.groups)
+    console.print(f"{free:,} of {units:,} units in {len(found.groups)} groups can go", markup=False)
+
+
+def print_check(found: CheckResult) -> None:
+    """The verdict of `check`."""
+    console = _console()
+    proof = found.proof
+    console.print(
+        f"proof passed: {proof.compared} tensors equal the masked original, largest relative error "
+        f"{proof.max_relative_error:.2g} (limit {proof.tolerance:g})",
+        markup=False,
+    )
+    if found.changed:
+        console.print(
+            f"{len(found.changed)} weights differ from the surgery's (a repair or training changed them): "
+            f"{_names(found.changed)}; the proof covers structure and shapes",
+            markup=False,
+        )
+    if found.steps > 1:
+        console.print(f"{found.steps} prunes lead from the original to this file; each was proven", markup=False)
+    if found.agreement is not None:
+        kind, value = found.agreement.kind, found.agreement.value
+        console.print(f"{_agreement(kind, value)} on {found.agreement.samples} samples ({found.samples})", markup=False)
+        if found.agreement.accuracy_before is not None:
+            before, after = found.agreement.accuracy_before, found.agreement.accuracy_after
+            console.print(f"accuracy {before:.2%} → {after:.2%}", markup=False)

@@ -1,0 +1,139 @@
+"""`check`: whether a pruned file is what it says it is, at any later time, from its stamp or from a plan."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from .calibrate.stream import batch_size
+from .data.open import open_data
+from .errors import DataError, ProofFailed
+from .model.graph import Graph
+from .model.load import load
+from .model.session import Runtime, open_session
+from .model.shapes import Shape
+from .model.stamp import KEY, read_stamp
+from .pipeline import Progress, proof_feeds
+from .plan.plan import Plan, plan_from_json, read_plan, removed_classes
+from .prove.proof import Proof, prove
+from .report.evaluate import Agreement, evaluate
+from .rewrite.rewrite import rewrite
+from .trace.groups import find_groups
+from .trace.tracer import trace as trace_model
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """proof: of the last step, on the file itself. steps: how many prunes lead from the original to the file.
+    changed: initializers whose values differ from the surgery's (a repair, a distillation): the proof then covers
+    structure and shapes, and the surgery itself. agreement: on the data."""
+
+    proof: Proof
+    steps: int
+    changed: tuple[str, ...]
+    agreement: Agreement | None
+    samples: str
+
+    def to_json(self) -> dict[str, Any]:
+        """As `check --json` prints it."""
+        return {
+            "schema": 1,
+            "proof": self.proof.to_json(),
+            "steps": self.steps,
+            "changed": list(self.changed),
+            "agreement": None if self.agreement is None else self.agreement.to_json(),
+            "accuracy": None if self.agreement is None else self.agreement.accuracy_json(),
+            "samples": self.samples,
+        }
+
+
+def check(
+    original: Any,
+    pruned: Any,
+    *,
+    plan: Plan | str | os.PathLike[str] | None = None,
+    data: Any = None,
+    samples: int | None = None,
+    seed: int = 0,
+    input_shapes: Mapping[str, Shape] | None = None,
+    providers: Sequence[str] = ("CPUExecutionProvider",),
+    threads: int = 0,
+    rtol: float | None = None,
+    progress: Progress = lambda stage, done, total: None,
+) -> CheckResult:
+    """Repeat proof and agreement. Raises ProofFailed where the two do not belong together or the proof fails."""
+    runtime = Runtime(tuple(providers), threads)
+    before, after = load(original), load(pruned)
+    with open_session(after.proto, runtime):
+        pass
+    given = dict(input_shapes or {})
+    chosen = open_data(data, Graph(before.proto), given, samples, seed)
+    if chosen.real:
+        for name, array in chosen.arrays.items():
+            given.setdefault(name, (0, *array.shape[1:]))
+    plans = _plans(plan, before.sha256, after.proto)
+    current = before.proto
+    for number, step in enumerate(plans):
+        traced = trace_model(current, given, runtime)
+        try:
+            keep = traced.keep_units(removed_classes(step, traced))
+        except DataError as error:
+            raise ProofFailed(f"the files do not belong together: {error}") from error
+        rewritten = rewrite(traced, keep)
+        final = number == len(plans) - 1
+        changed = _differences(rewritten.model, after.proto) if final else ()
+        # changed weights are somebody's repair: what can be proven is the surgery they started from
+        subject = after.proto if final and not changed else rewritten.model
+        progress("prove", number, len(plans))
+        feeds = proof_feeds(traced, chosen, seed)
+        proof = prove(rewritten.kept, subject, find_groups(traced), feeds, runtime, rtol)
+        if not proof.passed:
+            raise ProofFailed(f"the proof failed: {proof.reason}", proof.node, proof.max_relative_error)
+        current = rewritten.model
+    progress("prove", len(plans), len(plans))
+    judged = chosen.evaluation or chosen
+    agreement = evaluate(before.proto, after.proto, judged, batch_size(traced, judged), runtime)
+    return CheckResult(proof, len(plans), changed, agreement, judged.source)
+
+
+def _plans(plan: Plan | str | os.PathLike[str] | None, sha256: str, pruned: onnx.ModelProto) -> list[Plan]:
+    """The plans that lead from the original to the pruned file, in order."""
+    if plan is not None:
+        given = plan if isinstance(plan, Plan) else read_plan(Path(plan))
+        if given.sha256 != sha256:
+            raise ProofFailed(f"the plan belongs to another model than ORIGINAL ('{given.name}')")
+        return [given]
+    stamp = read_stamp(pruned)
+    if not stamp:
+        raise ProofFailed(f"PRUNED carries no readable stamp (metadata '{KEY}'); pass --plan")
+    start = next((k for k, entry in enumerate(stamp) if entry.get("source_sha256") == sha256), None)
+    if start is None:
+        raise ProofFailed("PRUNED was not made from ORIGINAL: no entry of its stamp names ORIGINAL's sha256")
+    return [plan_from_json(entry["plan"], "the stamp") for entry in stamp[start:]]
+
+
+def _differences(expected: onnx.ModelProto, actual: onnx.ModelProto) -> tuple[str, ...]:
+    """Initializers whose values differ. Raises ProofFailed where more than values differs."""
+    wanted, found = Graph(expected), Graph(actual)
+    if len(wanted.nodes) != len(found.nodes):
+        raise ProofFailed(f"PRUNED has {len(found.nodes)} nodes, the plan gives {len(wanted.nodes)}")
+    for name, a, b in zip(wanted.names, wanted.nodes, found.nodes, strict=True):
+        if (a.op_type, a.domain, list(a.input), list(a.output)) != (b.op_type, b.domain, list(b.input), list(b.output)):
+            raise ProofFailed(f"node '{name}' of PRUNED is not the one that the plan gives", name)
+        if {x.name: x for x in a.attribute} != {x.name: x for x in b.attribute}:
+            raise ProofFailed(f"node '{name}' of PRUNED has other attributes than the plan gives", name)
+    if wanted.initializers.keys() != found.initializers.keys() or wanted.outputs != found.outputs:
+        raise ProofFailed("PRUNED has other initializers or outputs than the plan gives")
+    changed = []
+    for name, tensor in wanted.initializers.items():
+        other = found.initializers[name]
+        if list(tensor.dims) != list(other.dims) or tensor.data_type != other.data_type:
+            raise ProofFailed(f"'{name}' of PRUNED has shape {list(other.dims)}, the plan gives {list(tensor.dims)}")
+        if onnx.numpy_helper.to_array(tensor).tobytes() != onnx.numpy_helper.to_array(other).tobytes():
+            changed.append(name)
+    return tuple(changed)
