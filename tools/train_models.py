@@ -21,7 +21,7 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812 (its usual name)
 from google.protobuf.message import Message
 from torch import Tensor, nn
 
@@ -189,7 +189,7 @@ class Inverted(nn.Module):
 
 
 def mobilenet() -> nn.Module:
-    """MobileNetV3-like: a depthwise separable opening, then inverted residuals with Hardswish and squeeze-and-excite."""
+    """MobileNetV3-like: depthwise separable, then inverted residuals with Hardswish and squeeze-and-excite."""
     return nn.Sequential(
         *conv_bn(1, 16),
         nn.Hardswish(),

@@ -1,0 +1,1 @@
+"""One streamed pass over the samples: layer outputs come in, statistics leave."""

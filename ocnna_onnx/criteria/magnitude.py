@@ -29,7 +29,7 @@ def filters(trace: Trace, source: Source) -> FloatArray:
         matrix = np.swapaxes(weight, -1, -2).reshape(channels, -1) if right else weight.reshape(channels, -1)
     else:
         matrix = _value(trace, node.input[1]).reshape(channels, -1)
-    return matrix.astype(np.float64) * _batch_norm_scale(trace, source)[:, None]
+    return np.asarray(np.asarray(matrix, np.float64) * _batch_norm_scale(trace, source)[:, None])
 
 
 def l1(trace: Trace, source: Source) -> FloatArray:

@@ -25,12 +25,12 @@ def pca_norms(maps: AnyArray, variance: float = VARIANCE) -> FloatArray:
     """
     images, channels, rows, columns = maps.shape
     if rows == 1 and columns == 1:
-        return np.abs(maps[:, :, 0, 0]).astype(np.float64)
+        return np.asarray(np.abs(maps[:, :, 0, 0]), np.float64)
     flat = maps.reshape(-1, rows, columns)
     side = min(rows, columns)
     step = max(1, CHUNK // (side * side + rows * columns))
     parts = [_norms(flat[k : k + step].astype(np.float64), variance) for k in range(0, len(flat), step)]
-    return np.concatenate(parts).reshape(images, channels)
+    return np.asarray(np.concatenate(parts).reshape(images, channels))
 
 
 def _norms(maps: FloatArray, variance: float) -> FloatArray:

@@ -1,0 +1,1 @@
+"""Whatever the user has at hand, as feeds for onnxruntime."""

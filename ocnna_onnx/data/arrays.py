@@ -68,7 +68,7 @@ def array_samples(arrays: Mapping[str, AnyArray], graph: Graph, source: str) -> 
 
 
 def _is_fixed(value: onnx.ValueInfoProto, array: AnyArray, everything: Mapping[str, AnyArray]) -> bool:
-    """An input of exactly its declared, fixed shape next to others with another number of samples has no sample axis."""
+    """An input of exactly its declared shape, next to others with another number of samples, has no sample axis."""
     declared = dims(value)
     exact = declared is not None and tuple(declared) == array.shape
     return exact and any(len(a) != len(array) for a in everything.values() if a.ndim)

@@ -24,7 +24,7 @@ def digit_samples(graph: Graph, shapes: Mapping[str, Shape]) -> Samples:
         raise UsageError("--data digits: the model has no image input that digits could be fitted to")
     data = digits()
 
-    def build(pictures: AnyArray, labels: AnyArray, evaluation: Samples | None) -> Samples:
+    def build(part: str, pictures: AnyArray, labels: AnyArray, evaluation: Samples | None) -> Samples:
         arrays = {}
         for image in images:
             fitted = fit(pictures, image.channels, image.height, image.width)
@@ -35,13 +35,13 @@ def digit_samples(graph: Graph, shapes: Mapping[str, Shape]) -> Samples:
             arrays={**arrays, **{n: a for n, a in others.items() if _per_sample(graph, n, shapes)}},
             fixed={n: a for n, a in others.items() if not _per_sample(graph, n, shapes)},
             labels=labels,
-            source=f"{len(labels)} digits of scikit-learn",
+            source=f"digits of scikit-learn, {part} part",
             preprocessing=f"8×8 digits resized (bilinear) to {first.height}×{first.width}, scaled to 0 … 1",
             evaluation=evaluation,
         )
 
-    test = build(data.test_images, data.test_labels, None)
-    return build(data.train_images, data.train_labels, test)
+    test = build("test", data.test_images, data.test_labels, None)
+    return build("training", data.train_images, data.train_labels, test)
 
 
 def photo_samples(graph: Graph, shapes: Mapping[str, Shape], count: int, seed: int) -> Samples:
@@ -63,7 +63,7 @@ def photo_samples(graph: Graph, shapes: Mapping[str, Shape], count: int, seed: i
     others = other_inputs(graph, shapes, set(arrays), count, seed)
     arrays.update({n: a for n, a in others.items() if _per_sample(graph, n, shapes)})
     fixed = {n: a for n, a in others.items() if not _per_sample(graph, n, shapes)}
-    source = f"{count} crops of two photographs" if images else f"{count if arrays else 1} made-up samples"
+    source = "crops of two photographs" if images else "made-up samples"
     return Samples(arrays, fixed, None, source, done, real=False)
 
 
@@ -97,7 +97,7 @@ def _crops(image: ImageInput, count: int, rng: np.random.Generator) -> AnyArray:
     elif image.channels == 4:
         pixels = np.concatenate([pixels, np.full_like(pixels[:, :1], 255)], axis=1)
     if image.dtype == np.uint8:
-        return pixels
+        return np.asarray(pixels)
     mean, std = (IMAGENET_MEAN, IMAGENET_STD) if image.channels == 3 else ((0.5,), (0.25,))
     shape = (1, -1, 1, 1)
     normalised: AnyArray = (pixels / 255 - np.reshape(mean, shape)) / np.reshape(std, shape)

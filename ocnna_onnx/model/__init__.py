@@ -1,0 +1,1 @@
+"""Knows ONNX, knows nothing of pruning: load, index, shapes, constants, cost, sessions, save, stamp."""

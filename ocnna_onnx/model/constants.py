@@ -18,9 +18,7 @@ from .session import Runtime, open_session, run
 Shape = tuple[int, ...]
 
 SHAPE_READERS = frozenset({"Shape", "Size"})
-RANDOM_OPS = frozenset(
-    ["RandomUniform", "RandomNormal", "RandomUniformLike", "RandomNormalLike", "Multinomial", "Bernoulli"]
-)
+RANDOM_OPS = frozenset("RandomUniform RandomNormal RandomUniformLike RandomNormalLike Multinomial Bernoulli".split())
 
 
 @dataclass(frozen=True)

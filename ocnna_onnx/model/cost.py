@@ -26,50 +26,28 @@ WEIGHT_TYPES = frozenset(
 )
 CONV_WEIGHT = {"Conv": 1, "FusedConv": 1, "ConvInteger": 1, "QLinearConv": 3}
 MATMUL = {"MatMul": 1, "MatMulInteger": 1, "QLinearMatMul": 3, "FusedMatMul": 1}
-STEERING = {  # operators whose constant operands steer the graph: no weights among them
-    **dict.fromkeys(
-        [
-            "Resize",
-            "Upsample",
-            "Clip",
-            "Pad",
-            "Pow",
-            "Slice",
-            "Tile",
-            "Expand",
-            "Reshape",
-            "ConstantOfShape",
-            "Range",
-            "Gather",
-        ],
-        (),
-    ),
-    **dict.fromkeys(
-        ["Dropout", "OneHot", "TopK", "NonMaxSuppression", "Mod", "Equal", "Less", "Greater", "Where", "Shape", "Cast"],
-        (),
-    ),
+NO_WEIGHTS = (
+    "Resize Upsample Clip Pad Pow Slice Tile Expand Reshape ConstantOfShape Range Gather Dropout OneHot TopK "
+    "NonMaxSuppression Mod Equal Less Greater Where Shape Cast QuantizeLinear"
+).split()
+STEERING: dict[str, tuple[int, ...]] = {  # operators some of whose constant operands steer the graph -> the others
+    **dict.fromkeys(NO_WEIGHTS, ()),
     "BatchNormalization": (1, 2),
-    "QuantizeLinear": (),
     "DequantizeLinear": (0,),
     "QLinearConv": (3, 8),
     "QLinearMatMul": (3,),
 }
-CARRIERS = frozenset(
-    ["Identity", "Transpose", "Cast", "Reshape", "Unsqueeze", "Squeeze", "Flatten", "DequantizeLinear"]
-)
-WEIGHTED = frozenset(
-    ["Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization", "InstanceNormalization", "PRelu"]
-)
+CARRIERS = frozenset("Identity Transpose Cast Reshape Unsqueeze Squeeze Flatten DequantizeLinear".split())
+WEIGHTED = frozenset("Conv ConvTranspose Gemm MatMul BatchNormalization InstanceNormalization PRelu".split())
 
 
 def macs(graph: Graph, shape: Mapping[str, Shape]) -> dict[int, int]:
     """Node number -> multiply–accumulates of one run at these shapes (Conv, ConvTranspose, Gemm, MatMul, Einsum)."""
     found: dict[int, int] = {}
-    for i, node in enumerate(graph.nodes):
+    for i in range(len(graph.nodes)):
         count = _node_macs(graph, i, shape)
         if count:
             found[i] = count
-        del node
     return found
 
 

@@ -23,16 +23,7 @@ SMALL = 4096
 """Initializers up to this many elements keep their values for inference: shapes, axes, sizes are among them."""
 
 SEQUENCE_OPS = frozenset(
-    [
-        "SequenceConstruct",
-        "SequenceEmpty",
-        "SequenceInsert",
-        "SequenceErase",
-        "SplitToSequence",
-        "SequenceMap",
-        "Optional",
-        "ZipMap",
-    ]
+    "SequenceConstruct SequenceEmpty SequenceInsert SequenceErase SplitToSequence SequenceMap Optional ZipMap".split()
 )
 
 

@@ -1,0 +1,1 @@
+"""Scores and a budget in, the channels that go out."""

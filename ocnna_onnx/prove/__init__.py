@@ -1,0 +1,1 @@
+"""Original, plan and smaller model in; verdict and error out."""

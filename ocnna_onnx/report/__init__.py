@@ -1,0 +1,1 @@
+"""Tables, JSON and the comparison of the two models on samples."""

@@ -25,8 +25,9 @@ def print_result(report: dict[str, Any], out: str | None, verbose: int) -> None:
     """Before and after, the proof, the agreement, channels per group, walls."""
     console = _console()
     before, after, proof = report["before"], report["after"], report["proof"]
+    data = report["data"]
     console.print(
-        f"samples: {report['data']['source']}; preprocessing: {report['data']['preprocessing']}", markup=False
+        f"samples: {data['samples']} ({data['source']}); preprocessing: {data['preprocessing']}", markup=False
     )
     table = Table(box=None, pad_edge=False)
     for name, side in (("", "left"), ("before", "right"), ("after", "right"), ("left", "right")):

@@ -1,0 +1,1 @@
+"""A plan in, a smaller model out."""

@@ -141,11 +141,11 @@ class Surgery:
 
     @property
     def inputs(self) -> Sequence[str]:
-        return self._original.input
+        return tuple(self._original.input)
 
     @property
     def outputs(self) -> Sequence[str]:
-        return self._original.output
+        return tuple(self._original.output)
 
     def attr(self, name: str, default: Any = None) -> Any:
         return attribute(self._original, name, default)

@@ -14,8 +14,8 @@ from .types import Trace
 def kept_along(labels: Labels, axis: int, keep: BoolArray) -> BoolArray:
     """bool [shape[axis]]: a position stays while any unit at it stays."""
     mask = np.moveaxis(keep[dense(labels)], axis, 0)
-    flat: BoolArray = mask.reshape(mask.shape[0], -1).any(axis=1)
-    return np.broadcast_to(flat, (labels.shape[axis],)).copy()
+    flat = np.asarray(mask.reshape(mask.shape[0], -1).any(axis=1), bool)
+    return np.array(np.broadcast_to(flat, (labels.shape[axis],)))
 
 
 def is_rectangular(labels: Labels, keep: BoolArray) -> bool:

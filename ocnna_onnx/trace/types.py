@@ -49,7 +49,7 @@ class Wall:
 
 @dataclass(frozen=True)
 class Option:
-    """One way to keep a grid dense. rows: [n, m] matrices; the units in one row go together, a 0 among them walls it."""
+    """One way to keep a grid dense. rows: [n, m] matrices; units of one row go together, a 0 among them walls it."""
 
     name: str
     rows: tuple[IntArray, ...]
