@@ -119,8 +119,8 @@ def prune(
     Raises UsageError (options), ModelError (the model), DataError (the data), NothingFree (no unit can go),
     ProofFailed (the proof refused the result).
     """
-    _check_options(criterion, ratio, percentile, min_channels, samples)
-    runtime = Runtime(tuple(providers), threads)
+    _check_options(criterion, ratio, percentile, min_channels)
+    runtime = runtime_settings(providers, threads, samples, seed, rtol)
     job = _open(model, data, samples, seed, input_shapes, base_folder, runtime, progress)
     if not any(len(g.free) for g in job.groups):
         rows = tuple((w.node, w.op, w.tensor, w.reason) for w in wall_infos(job.trace, job.groups))
@@ -147,6 +147,7 @@ def apply(
     *,
     data: Any = None,
     samples: int | None = None,
+    seed: int = 0,
     input_shapes: Mapping[str, Shape] | None = None,
     providers: Sequence[str] = ("CPUExecutionProvider",),
     threads: int = 0,
@@ -155,20 +156,18 @@ def apply(
     progress: Progress = lambda stage, done, total: None,
 ) -> Result:
     """Replay a plan: the same bytes as the prune that made it. Raises DataError where it is not this model's plan."""
-    runtime = Runtime(tuple(providers), threads)
-    job = _open(model, data, samples, plan.seed, input_shapes, base_folder, runtime, progress)
+    runtime = runtime_settings(providers, threads, samples, seed, rtol)
+    job = _open(model, data, samples, seed, input_shapes, base_folder, runtime, progress)
     if plan.sha256 != job.loaded.sha256:
         raise DataError(
             f"the plan belongs to another model ('{plan.name}', sha256 {plan.sha256[:12]}…; "
             f"this one has {job.loaded.sha256[:12]}…)"
         )
     keep = job.trace.keep_units(removed_classes(plan, job.trace))
-    return _carry_out(job, plan, keep, plan.seed, rtol)
+    return _carry_out(job, plan, keep, seed, rtol)
 
 
-def _check_options(
-    criterion: str, ratio: float | None, percentile: float | None, min_channels: int, samples: int | None
-) -> None:
+def _check_options(criterion: str, ratio: float | None, percentile: float | None, min_channels: int) -> None:
     if criterion not in CRITERIA:
         raise UsageError(f"unknown criterion '{criterion}'; choose one of {', '.join(CRITERIA)}")
     if ratio is not None and percentile is not None:
@@ -179,8 +178,21 @@ def _check_options(
         raise UsageError(f"percentile {percentile:g} is out of range: 0 ≤ percentile < 100")
     if min_channels < 1:
         raise UsageError(f"min_channels {min_channels} is out of range: at least 1")
+
+
+def runtime_settings(
+    providers: Sequence[str], threads: int, samples: int | None, seed: int, rtol: float | None
+) -> Runtime:
+    """How to run, once what all commands share is seen to be in range. Raises UsageError."""
     if samples is not None and samples < 1:
         raise UsageError(f"samples {samples} is out of range: at least 1")
+    if seed < 0:
+        raise UsageError(f"seed {seed} is out of range: at least 0")
+    if threads < 0:
+        raise UsageError(f"threads {threads} is out of range: at least 0 (0: onnxruntime's choice)")
+    if rtol is not None and not 0 < rtol < 1:
+        raise UsageError(f"rtol {rtol:g} is out of range: 0 < rtol < 1")
+    return Runtime(tuple(providers), threads)
 
 
 def _open(

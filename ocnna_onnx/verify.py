@@ -15,10 +15,10 @@ from .data.open import open_data
 from .errors import DataError, ProofFailed
 from .model.graph import Graph
 from .model.load import load
-from .model.session import Runtime, open_session
+from .model.session import open_session
 from .model.shapes import Shape
 from .model.stamp import KEY, read_stamp
-from .pipeline import Progress, proof_feeds
+from .pipeline import Progress, proof_feeds, runtime_settings
 from .plan.plan import Plan, plan_from_json, read_plan, removed_classes
 from .prove.proof import Proof, prove
 from .report.evaluate import Agreement, evaluate
@@ -67,7 +67,7 @@ def check(
     progress: Progress = lambda stage, done, total: None,
 ) -> CheckResult:
     """Repeat proof and agreement. Raises ProofFailed where the two do not belong together or the proof fails."""
-    runtime = Runtime(tuple(providers), threads)
+    runtime = runtime_settings(providers, threads, samples, seed, rtol)
     before, after = load(original), load(pruned)
     with open_session(after.proto, runtime):
         pass

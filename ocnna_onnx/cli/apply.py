@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from .options import FILE, data_options, guarded, parse_providers, parse_shapes, runtime_options, verbosity_options
+from .options import FILE, data_options, guarded, library_arguments, runtime_options, verbosity_options
 from .output import check_targets, deliver
 from .progress import progress_bar
 
@@ -26,21 +27,15 @@ def apply_command(
     plan: Path,
     model: Path,
     out: Path,
-    data: str | None,
-    samples: int | None,
-    seed: int,
-    input_shapes: tuple[str, ...],
-    providers: str,
-    threads: int,
-    rtol: float | None,
     report_out: Path | None,
     overwrite: bool,
     as_json: bool,
     quiet: bool,
     verbose: int,
+    **shared: Any,
 ) -> None:
     """Replay PLAN (a plan.json) on IN: the same bytes in OUT as the prune that made it. Proven like every run."""
-    check_targets(model, out, overwrite, report_out)
+    check_targets(model, out, overwrite, report_out, plan=plan)
     from ..pipeline import apply
     from ..plan.plan import read_plan
 
@@ -48,12 +43,7 @@ def apply_command(
         result = apply(
             read_plan(plan),
             model,
-            data=data,
-            samples=samples,
-            input_shapes=parse_shapes(input_shapes),
-            providers=parse_providers(providers),
-            threads=threads,
-            rtol=rtol,
             progress=progress,
+            **library_arguments(shared),
         )
     deliver(result, out, None, report_out, as_json, quiet, verbose)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
-from .options import FILE, data_options, guarded, parse_providers, parse_shapes, runtime_options, verbosity_options
+from .options import FILE, data_options, guarded, library_arguments, runtime_options, verbosity_options
 from .progress import progress_bar
 
 
@@ -24,16 +25,10 @@ def check_command(
     original: Path,
     pruned: Path,
     plan: Path | None,
-    data: str | None,
-    samples: int | None,
-    seed: int,
-    input_shapes: tuple[str, ...],
-    providers: str,
-    threads: int,
-    rtol: float | None,
     as_json: bool,
     quiet: bool,
     verbose: int,
+    **shared: Any,
 ) -> None:
     """Repeat the proof that PRUNED is ORIGINAL with channels silenced, and their agreement on data.
 
@@ -47,14 +42,8 @@ def check_command(
             original,
             pruned,
             plan=plan,
-            data=data,
-            samples=samples,
-            seed=seed,
-            input_shapes=parse_shapes(input_shapes),
-            providers=parse_providers(providers),
-            threads=threads,
-            rtol=rtol,
             progress=progress,
+            **library_arguments(shared),
         )
     if as_json:
         click.echo(json.dumps(found.to_json()))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
-from .options import FILE, guarded, parse_providers, parse_shapes, runtime_options, verbosity_options
+from .options import FILE, guarded, library_arguments, runtime_options, verbosity_options
 
 
 @click.command()
@@ -18,21 +19,16 @@ from .options import FILE, guarded, parse_providers, parse_shapes, runtime_optio
 @guarded
 def inspect_command(
     model: Path,
-    input_shapes: tuple[str, ...],
-    providers: str,
-    threads: int,
-    rtol: float | None,
     as_json: bool,
     quiet: bool,
     verbose: int,
+    **shared: Any,
 ) -> None:
     """Show what can be pruned in IN: layers and coupled groups with their cost, and every wall with its reason."""
     from ..pipeline import inspect
     from ..report.tables import print_inspection
 
-    found = inspect(
-        model, input_shapes=parse_shapes(input_shapes), providers=parse_providers(providers), threads=threads
-    )
+    found = inspect(model, **library_arguments(shared))
     if as_json:
         click.echo(json.dumps(found.to_json(), indent=1))
     elif not quiet:

@@ -19,8 +19,9 @@ FILE = click.Path(path_type=Path)
 
 
 def data_options(command: Command) -> Command:
-    """--data, --samples, --seed."""
+    """--data, --samples, --seed, --rtol: what scores and proofs run on."""
     for option in (
+        click.option("--rtol", type=float, metavar="R", help="Tolerance of the proof.  [default: follows the type]"),
         click.option(
             "--seed", type=int, default=0, show_default=True, metavar="S", help="Seed of everything that is drawn."
         ),
@@ -37,9 +38,8 @@ def data_options(command: Command) -> Command:
 
 
 def runtime_options(command: Command) -> Command:
-    """--input-shapes, --providers, --threads, --rtol."""
+    """--input-shapes, --providers, --threads."""
     for option in (
-        click.option("--rtol", type=float, metavar="R", help="Tolerance of the proof.  [default: follows the type]"),
         click.option(
             "--threads", type=int, default=0, metavar="N", help="onnxruntime's threads.  [default: its choice]"
         ),
@@ -101,6 +101,12 @@ def guarded(command: Command) -> Command:
             sys.exit(1)
 
     return run
+
+
+def library_arguments(options: dict[str, Any]) -> dict[str, Any]:
+    """The shared options as the library's keyword arguments: shapes and providers parsed."""
+    parsed = {"input_shapes": parse_shapes(options["input_shapes"]), "providers": parse_providers(options["providers"])}
+    return {**options, **parsed}
 
 
 def parse_shapes(texts: tuple[str, ...]) -> dict[str, tuple[int, ...]]:

@@ -14,13 +14,20 @@ if TYPE_CHECKING:
     from ..pipeline import Result
 
 
-def check_targets(source: Path, out: Path | None, overwrite: bool, *others: Path | None) -> None:
+def check_targets(
+    source: Path, out: Path | None, overwrite: bool, *others: Path | None, plan: Path | None = None
+) -> None:
     """Refuse targets that cannot be written before any work is done. Raises UsageError."""
     from ..model.save import check_target
 
+    for path in (source, plan):
+        if path is not None and not path.exists():
+            raise UsageError(f"{path}: no such file")
     named = [p for p in (out, *others) if p is not None]
     for k, path in enumerate(named):
         check_target(path, source, overwrite and path is out)
+        if plan is not None and path.exists() and path.samefile(plan):
+            raise UsageError(f"{path}: is the plan; choose another target")
         if any(path.absolute() == other.absolute() for other in named[:k]):
             raise UsageError(f"{path}: named twice as a target")
 

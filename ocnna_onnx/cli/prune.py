@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import click
 
 from ..errors import NothingFree, UsageError
-from .options import FILE, data_options, guarded, parse_providers, parse_shapes, runtime_options, verbosity_options
+from .options import FILE, data_options, guarded, library_arguments, runtime_options, verbosity_options
 from .output import check_targets, deliver
 from .progress import progress_bar
 
@@ -58,13 +60,6 @@ def prune_command(
     exclude: tuple[str, ...],
     exclude_op: tuple[str, ...],
     min_channels: int,
-    data: str | None,
-    samples: int | None,
-    seed: int,
-    input_shapes: tuple[str, ...],
-    providers: str,
-    threads: int,
-    rtol: float | None,
     plan_out: Path | None,
     report_out: Path | None,
     dry_run: bool,
@@ -72,6 +67,7 @@ def prune_command(
     as_json: bool,
     quiet: bool,
     verbose: int,
+    **shared: Any,
 ) -> None:
     """Remove channels from IN and write the smaller model to OUT, proven equal to IN with those channels silenced.
 
@@ -88,24 +84,19 @@ def prune_command(
         try:
             result = prune(
                 model,
-                data=data,
                 criterion=criterion,
                 ratio=ratio,
                 percentile=percentile,
                 exclude=exclude,
                 exclude_op=exclude_op,
                 min_channels=min_channels,
-                samples=samples,
-                seed=seed,
-                input_shapes=parse_shapes(input_shapes),
-                providers=parse_providers(providers),
-                threads=threads,
-                rtol=rtol,
                 progress=progress,
+                **library_arguments(shared),
             )
         except NothingFree as error:
             if not dry_run:
                 raise
-            click.echo(str(error))
+            rows = [dict(zip(("node", "op", "tensor", "reason"), wall, strict=True)) for wall in error.walls]
+            click.echo(json.dumps({"schema": 1, "nothing_free": str(error), "walls": rows}) if as_json else str(error))
             return
     deliver(result, None if dry_run else out, plan_out, report_out, as_json, quiet, verbose)

@@ -51,4 +51,4 @@ def _norms(maps: FloatArray, variance: float) -> FloatArray:
 def variation(norms: FloatArray) -> FloatArray:
     """score[c] = std_i F[i, c] / mean_i F[i, c] (ddof 0); 0 for a dead filter. norms: [images, channels]."""
     mean, deviation = norms.mean(axis=0), norms.std(axis=0)
-    return np.divide(deviation, mean, out=np.zeros_like(mean), where=mean > 0)
+    return np.asarray(np.divide(deviation, mean, out=np.zeros_like(mean), where=mean > 0))

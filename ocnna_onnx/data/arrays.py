@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,18 +21,17 @@ LABEL_NAMES = ("y", "labels")
 def file_samples(path: Path, graph: Graph) -> Samples:
     """Arrays of an .npz (named after the inputs, labels in `y` or `labels`) or an .npy (the only input)."""
     try:
-        loaded = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        if isinstance(error, PermissionError):
-            raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
+        with path.open("rb") as stream:
+            loaded = np.load(stream, allow_pickle=False)
+            single = isinstance(loaded, np.ndarray)
+            arrays = {"": loaded} if single else {name: loaded[name] for name in loaded.files}
+    except PermissionError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path}: not a readable {path.suffix} file ({_short(error)})") from error
-    if isinstance(loaded, np.ndarray):
-        return array_samples({"": loaded}, graph, str(path))
-    try:
-        with loaded:
-            arrays = {name: loaded[name] for name in loaded.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: not a readable .npz file ({_short(error)})") from error
+    strangers = [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]
+    if strangers:
+        raise DataError(f"{path}: not a readable {path.suffix} file ('{strangers[0]}' in it is no array)")
     return array_samples(arrays, graph, str(path))
 
 
@@ -81,9 +81,12 @@ def _checked(array: AnyArray, value: onnx.ValueInfoProto, source: str) -> AnyArr
         compatible = array.dtype.kind == wanted.kind == "f" or (array.dtype.kind in "iu" and wanted.kind in "iu")
         if not compatible:
             raise DataError(f"{name} wants {wanted}, the data is {array.dtype}; convert it first")
-        cast = array.astype(wanted)
+        with np.errstate(over="ignore"):
+            cast = array.astype(wanted)
         if wanted.kind in "iu" and (cast != array).any():
             raise DataError(f"{name} wants {wanted}, and some values of the data ({array.dtype}) do not fit")
+        if wanted.kind == "f" and np.isfinite(array).all() and not np.isfinite(cast).all():
+            raise DataError(f"{name} wants {wanted}, and some values of the data ({array.dtype}) are too large for it")
         array = cast
     declared = dims(value)
     if declared is not None:

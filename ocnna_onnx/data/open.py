@@ -29,10 +29,11 @@ def open_data(
     Raises UsageError for a path that is missing or of no known kind, DataError for contents that do not fit.
     """
     limit = count or DEFAULT_SAMPLES
-    if source is None or source == "photos":
+    named = source if isinstance(source, str) else ""
+    if source is None or named == "photos":
         wanted = min(limit, count or PHOTO_SAMPLES)
         return photo_samples(graph, input_shapes(graph, shapes), wanted, seed)
-    if source == "digits":
+    if named == "digits":
         return choose(digit_samples(graph, input_shapes(graph, shapes)), limit, seed)
     if isinstance(source, np.ndarray):
         return choose(array_samples({"": source}, graph, "the array"), limit, seed)
@@ -44,6 +45,8 @@ def open_data(
         path = Path(source)
         if not path.exists():
             raise UsageError(f"--data {path}: no such file (nor 'digits' or 'photos')")
+        if path.is_dir():
+            raise UsageError(f"--data {path}: is a folder; expected .npz, .npy, 'digits' or 'photos'")
         if path.suffix.lower() in (".npz", ".npy"):
             return choose(file_samples(path, graph), limit, seed)
         raise UsageError(f"--data {path}: expected .npz, .npy, 'digits' or 'photos'")

@@ -22,6 +22,9 @@ IMAGE_CHANNELS = (1, 3, 4)
 SMALL = 4096
 """Initializers up to this many elements keep their values for inference: shapes, axes, sizes are among them."""
 
+ROUNDS = 24
+"""Inference and evaluation of shape arithmetic alternate this often before the model is run instead."""
+
 SEQUENCE_OPS = frozenset(
     "SequenceConstruct SequenceEmpty SequenceInsert SequenceErase SplitToSequence SequenceMap Optional ZipMap".split()
 )
@@ -137,14 +140,16 @@ def _missing(graph: Graph, shape: Mapping[str, Shape]) -> list[str]:
 def _deduced(graph: Graph, feeds: Mapping[str, Shape], runtime: Runtime) -> tuple[dict[str, Shape], dict[str, int]]:
     """Shapes by inference. Where it stops at shape arithmetic, the arithmetic is evaluated and inference goes on."""
     known: dict[str, AnyArray] = {}
-    while True:
-        shape, dtype = _inferred(graph, feeds, known)
+    shape, dtype = _inferred(graph, feeds, known)
+    for _ in range(ROUNDS):
         if not _missing(graph, shape):
-            return shape, dtype
+            break
         found = {n: v for n, v in Constants(graph, shape, runtime).computed().items() if v.size <= SMALL}
         if found.keys() <= known.keys():
-            return shape, dtype
+            break
         known = found
+        shape, dtype = _inferred(graph, feeds, known)
+    return shape, dtype
 
 
 def _skeleton(graph: Graph, feeds: Mapping[str, Shape], known: Mapping[str, AnyArray]) -> onnx.ModelProto:

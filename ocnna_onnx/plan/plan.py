@@ -65,7 +65,7 @@ def plan_from_json(content: Any, what: str = "the plan") -> Plan:
     if content.get("schema") != SCHEMA:
         raise DataError(f"{what}: schema {content.get('schema')!r} is not known to this version (it knows {SCHEMA})")
     try:
-        remove = {str(n): tuple(sorted(int(c) for c in channels)) for n, channels in content["remove"].items()}
+        remove = {str(node): _channels(node, listed) for node, listed in content["remove"].items()}
         model = content["model"]
         return Plan(
             sha256=str(model["sha256"]),
@@ -78,6 +78,14 @@ def plan_from_json(content: Any, what: str = "the plan") -> Plan:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{what}: not a plan ({error})") from error
+
+
+def _channels(node: str, listed: Any) -> tuple[int, ...]:
+    if not isinstance(listed, list) or any(type(c) is not int for c in listed):
+        raise ValueError(f"the channels of node '{node}' are no list of integers")
+    if len(set(listed)) != len(listed):
+        raise ValueError(f"node '{node}' has a channel twice")
+    return tuple(sorted(listed))
 
 
 def removed_channels(trace: Trace, keep: np.ndarray[Any, np.dtype[np.bool_]]) -> dict[str, tuple[int, ...]]:
@@ -99,7 +107,8 @@ def removed_classes(plan: Plan, trace: Trace) -> IntArray:
         if source is None:
             raise DataError(f"the plan names node '{node}', which makes no channels in this model")
         if channels and not 0 <= min(channels) <= max(channels) < len(source.units):
-            raise DataError(f"the plan removes channel {max(channels)} of node '{node}', which has {len(source.units)}")
+            stray = min(channels) if min(channels) < 0 else max(channels)
+            raise DataError(f"the plan removes channel {stray} of node '{node}', which has {len(source.units)}")
         asked.extend(trace.unit_class[source.units[list(channels)]].tolist())
     classes = np.unique(np.asarray(asked, np.int64))
     walled = classes[~trace.free[classes]]
@@ -108,6 +117,14 @@ def removed_classes(plan: Plan, trace: Trace) -> IntArray:
         if set(listed[node]) != set(plan.remove.get(node, ())):
             raise DataError(
                 f"the plan breaks a coupling: node '{node}' must lose channels {_some(listed[node])} with others"
+            )
+    gone = np.zeros(len(trace.free), bool)
+    gone[classes] = True
+    for together in trace.axis_classes().values():
+        if gone[together].all():
+            source = next(s for s in trace.sources if np.isin(trace.unit_class[s.units], together).any())
+            raise DataError(
+                f"the plan leaves no channel of node '{trace.graph.names[source.node]}' where one is needed"
             )
     if len(walled):
         source = next(s for s in trace.sources if np.isin(trace.unit_class[s.units], walled).any())

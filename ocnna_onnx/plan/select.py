@@ -71,14 +71,9 @@ def _from_group(group: Group, free: IntArray, score: FloatArray, cut: Cut) -> In
 
 def _spare_emptied(trace: Trace, removed: IntArray, score: FloatArray) -> IntArray:
     """Where a tensor (one half of a Split, say) would lose everything, its best-scored unit stays."""
-    vectors = {}
-    for arrays in trace.labels.values():
-        for x in arrays:
-            classes = np.unique(trace.unit_class[x.array])
-            vectors[classes.tobytes()] = classes
     gone = np.zeros(len(trace.free), bool)
     gone[removed] = True
-    for classes in vectors.values():
+    for classes in trace.axis_classes().values():
         if gone[classes].all():
             gone[classes[np.lexsort((classes, -score[classes]))[0]]] = False
     return removed[gone[removed]]

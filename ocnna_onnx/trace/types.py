@@ -85,6 +85,15 @@ class Trace:
     unit_class: IntArray
     free: BoolArray
 
+    def axis_classes(self) -> dict[bytes, IntArray]:
+        """The distinct sets of classes that some label array consists of; of each, one class at least must stay."""
+        found: dict[bytes, IntArray] = {}
+        for arrays in self.labels.values():
+            for x in arrays:
+                classes = np.unique(self.unit_class[x.array])
+                found[classes.tobytes()] = classes
+        return found
+
     def keep_units(self, removed_classes: IntArray) -> BoolArray:
         """bool [units + 1]: which units stay when these classes go (entry 0, "no unit", always stays)."""
         gone = np.zeros(len(self.free), bool)

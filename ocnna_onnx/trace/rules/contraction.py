@@ -57,9 +57,7 @@ def _grouped(n: NodeTrace, through: list[Labels], out: Labels | None, groups: in
         n.join_units(units, ins, "a depthwise Conv of channels that are fixed")
     else:
         whole = Option("(g c) -> whole groups g", (np.concatenate([grid_in, grid_out], axis=1),))
-        columns = Option(
-            "(g c) -> the same c in every group", tuple(g.T.copy() for g in (grid_in, grid_out) if g.shape[1] > 1)
-        )
+        columns = Option("(g c) -> the same c in every group", (grid_in.T.copy(), grid_out.T.copy()))
         n.choose([whole, columns])
     if transposed:
         n.cut(1, 0, lb.along(ins, 0, ins.shape), 0)
