@@ -23,22 +23,48 @@ RANDOM_OPS = frozenset("RandomUniform RandomNormal RandomUniformLike RandomNorma
 
 @dataclass(frozen=True)
 class Constants:
-    """Values known ahead. `shape` gives tensor shapes for the shape arithmetic in the graph."""
+    """Values known ahead.
+
+    shape: tensor shapes, for the shape arithmetic in the graph. second: shapes at another probe (None: there are no
+    symbolic dimensions); what differs between the two is live, what does not is fixed like any constant.
+    """
 
     graph: Graph
     shape: Mapping[str, Shape]
     runtime: Runtime = Runtime()
+    second: Mapping[str, Shape] | None = None
     _cache: dict[str, AnyArray] = field(default_factory=dict)
 
     @cached_property
+    def ahead(self) -> frozenset[str]:
+        """All tensors whose value is known ahead."""
+        return frozenset(self._static)
+
+    @cached_property
     def fixed(self) -> frozenset[str]:
-        """Tensors computed from initializers and constants alone."""
-        return frozenset(n for n, live in self._static.items() if not live)
+        """Those of `ahead` that are the same whatever the symbolic dimensions are: they can be cut as weights are."""
+        return frozenset(n for n, reads_shapes in self._static.items() if not reads_shapes) | self._steady
 
     @cached_property
     def live(self) -> frozenset[str]:
-        """Tensors computed from constants and from the shapes of other tensors: they follow a change of shape."""
-        return frozenset(n for n, live in self._static.items() if live)
+        """Those of `ahead` that follow the symbolic dimensions."""
+        return self.ahead - self.fixed
+
+    def reads_shapes(self, name: str) -> bool:
+        """Whether a tensor known ahead is computed from the shapes of other tensors, so that it follows a cut."""
+        return self._static.get(name, False)
+
+    @cached_property
+    def _steady(self) -> frozenset[str]:
+        """Tensors on the frontier that are computed from shapes and are the same at both probes."""
+        names = [n for n in self._frontier if self._static[n]]
+        if self.second is None or not names:
+            return frozenset(names)
+        if not self.second:
+            return frozenset()
+        other = Constants(self.graph, self.second, self.runtime)
+        pairs = ((n, self.value(n), other.value(n)) for n in names)
+        return frozenset(n for n, a, b in pairs if a is not None and b is not None and np.array_equal(a, b))
 
     @cached_property
     def _static(self) -> dict[str, bool]:

@@ -36,6 +36,7 @@ class Shapes:
 
     shape, dtype: tensor -> shape, and onnx element type. dynamic: tensor -> the axes whose size follows a symbolic
     dimension. feeds: input -> probe shape. batch: the probe's size of the symbolic batch axis, 1 where it is fixed.
+    second: shapes at another probe, where symbolic dimensions have other sizes; None where there are none.
     """
 
     shape: Mapping[str, Shape]
@@ -43,6 +44,7 @@ class Shapes:
     dynamic: Mapping[str, frozenset[int]]
     feeds: Mapping[str, Shape]
     batch: int
+    second: Mapping[str, Shape] | None = None
 
 
 def probe(graph: Graph, given: Mapping[str, Shape], runtime: Runtime) -> Shapes:
@@ -53,6 +55,7 @@ def probe(graph: Graph, given: Mapping[str, Shape], runtime: Runtime) -> Shapes:
     first, second = (input_shapes(graph, given, k) for k in (0, 1))
     shape, dtype = _all_shapes(graph, first, runtime)
     dynamic: dict[str, frozenset[int]] = {}
+    other: dict[str, Shape] | None = None
     if first != second:
         other, _ = _deduced(graph, second, runtime)
         if _missing(graph, other):
@@ -64,7 +67,7 @@ def probe(graph: Graph, given: Mapping[str, Shape], runtime: Runtime) -> Shapes:
             peer = other.get(name, size)
             axes = range(len(size)) if len(peer) != len(size) else (a for a in range(len(size)) if peer[a] != size[a])
             dynamic[name] = frozenset(axes)
-    return Shapes(shape, dtype, dynamic, first, _batch(graph, first))
+    return Shapes(shape, dtype, dynamic, first, _batch(graph, first), other)
 
 
 def input_shapes(graph: Graph, given: Mapping[str, Shape], which: int = 0) -> dict[str, Shape]:
@@ -134,7 +137,7 @@ def _missing(graph: Graph, shape: Mapping[str, Shape]) -> list[str]:
         n for node in graph.nodes if node.op_type not in SEQUENCE_OPS for n in node.output if n and n not in shape
     ]
     static = Constants(graph, shape) if lacking else None
-    return [n for n in lacking if static is not None and n not in static.fixed and n not in static.live]
+    return [n for n in lacking if static is not None and n not in static.ahead]
 
 
 def _deduced(graph: Graph, feeds: Mapping[str, Shape], runtime: Runtime) -> tuple[dict[str, Shape], dict[str, int]]:

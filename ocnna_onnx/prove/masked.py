@@ -10,11 +10,13 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from ..errors import ModelError
 from ..model.graph import AnyArray
-from ..trace.labels import BoolArray, dense
+from ..trace.labels import BoolArray, spread
 from ..trace.types import Trace
 
 WHERE_OPSET = 9
+MUL_OPSET = 7
 ORACLE_IR = 8
 
 
@@ -22,9 +24,11 @@ def keep_mask(trace: Trace, tensor: str, keep: BoolArray) -> BoolArray | None:
     """bool, broadcastable to the tensor: True where the value stays; None where nothing of it goes."""
     mask = np.ones(1, bool)
     for labels in trace.labels.get(tensor, ()):
-        mask = mask & keep[dense(labels)]
-    if mask.all():
-        return None
+        mask = mask & spread(labels, _without_repetition(keep[labels.array]))
+    return None if mask.all() else mask
+
+
+def _without_repetition(mask: BoolArray) -> BoolArray:
     for axis in range(mask.ndim):
         if (mask == mask.take([0], axis=axis)).all():
             mask = mask.take([0], axis=axis)
@@ -34,8 +38,13 @@ def keep_mask(trace: Trace, tensor: str, keep: BoolArray) -> BoolArray | None:
 def masked_original(trace: Trace, keep: BoolArray) -> onnx.ModelProto:
     """The original with `Where(keep, x, 0)` in front of every operator that mixes channels.
 
-    `Where`, because Inf · 0 is NaN; before opset 9, which has no Where, `Mul`.
+    `Where`, because Inf · 0 is NaN; before opset 9, which has no Where, `Mul`. Raises ModelError before opset 7.
     """
+    if trace.graph.opset < MUL_OPSET:
+        raise ModelError(
+            f"the model's opset {trace.graph.opset} is older than {MUL_OPSET}, the oldest that can be proven; "
+            "convert it first (onnx.version_converter)"
+        )
     graph = gs.import_onnx(trace.graph.proto)
     nodes = list(graph.nodes)
     for index, i in trace.masks:

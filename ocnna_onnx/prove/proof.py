@@ -129,7 +129,12 @@ def prove(
             break
         if first is None:
             first = feed
-            if (wrong := wrong_shape(kept, pruned, feed.values, runtime)) is not None:
+            try:
+                wrong = wrong_shape(kept, pruned, feed.values, runtime)
+            except ModelError as error:
+                found.error = float("inf")
+                return found.verdict(f"the pruned model does not run: {error}")
+            if wrong is not None:
                 name, expected, actual = wrong
                 found.error = float("inf")
                 text = f"'{name}' should have shape {list(expected)} and has {list(actual)}"

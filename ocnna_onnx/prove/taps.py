@@ -65,7 +65,7 @@ def wrong_shape(
 ) -> tuple[str, Shape, Shape] | None:
     """The first tensor whose actual shape in the pruned model is not the predicted one: (name, predicted, actual)."""
     made = {o for node in pruned.graph.node for o in node.output if o}
-    ahead = kept.trace.constants.fixed | kept.trace.constants.live
+    ahead = kept.trace.constants.ahead
     predicted = kept.shapes()
     names = [n for n in predicted if n in made and n in kept.trace.graph.producer and n not in ahead]
     model = with_outputs(pruned, [])

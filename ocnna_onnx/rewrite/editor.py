@@ -179,9 +179,15 @@ class Surgery:
     def set_operand(self, i: int, new: Sequence[int], touched: Sequence[bool] | None = None) -> None:
         old = self.value(i)
         name = self.inputs[i] if i < len(self.inputs) else ""
-        if name and name in self.editor.kept.trace.constants.live:
-            self._override(i, np.asarray(new, np.int64), np.asarray(touched, bool))
-            return
+        constants = self.editor.kept.trace.constants
+        if name and constants.reads_shapes(name):
+            where = np.ones(len(new), bool) if touched is None else np.asarray(touched, bool)
+            adapted = self.editor.adapted.value(name)
+            if adapted is not None and (adapted.reshape(-1)[where] == np.asarray(new)[where]).all():
+                return
+            if name in constants.live:
+                self._override(i, np.asarray(new, np.int64), where)
+                return
         dtype = old.dtype if old is not None else np.dtype(np.int64)
         shape = old.shape if old is not None else (len(new),)
         self.set_operand_array(i, np.asarray(new, dtype).reshape(shape))
@@ -199,9 +205,6 @@ class Surgery:
 
     def _override(self, i: int, new: IntArray, touched: BoolArray) -> None:
         """Replace single elements of an operand that the graph computes; the others stay live."""
-        adapted = self.editor.adapted.value(self.inputs[i])
-        if adapted is not None and (adapted.reshape(-1)[touched] == new[touched]).all():
-            return
         old = self.value(i)
         assert old is not None
         base = self.editor.fresh_name(f"{self.outputs[0]}_operand{i}")
@@ -243,7 +246,7 @@ def _remove_dead(model: onnx.ModelProto, kept: Kept) -> None:
     from ..model.graph import captured
 
     original = kept.trace.graph.consumers
-    static = kept.trace.constants.fixed | kept.trace.constants.live
+    static = kept.trace.constants.ahead
     outputs = {o.name for o in model.graph.output}
     while True:
         read = {name for node in model.graph.node for name in (*node.input, *captured(node))} | outputs

@@ -77,7 +77,7 @@ class NodeTrace:
 
     def is_static(self, i: int) -> bool:
         """Whether input i is known ahead: a constant, or computed from shapes."""
-        return self.has(i) and (self.is_fixed(i) or self.node.input[i] in self.record.constants.live)
+        return self.has(i) and self.node.input[i] in self.record.constants.ahead
 
     def value(self, i: int) -> AnyArray | None:
         """The value of a static input at the probe shapes."""
@@ -148,7 +148,7 @@ class NodeTrace:
 
     def join_along(self, labels: Labels, axes: Sequence[int], reason: str, i: int = 0) -> None:
         """Units that differ only in their position along `axes` go together."""
-        full = lb.dense(labels)
+        full = lb.compact(labels)
         rows = np.moveaxis(full, axes, range(-len(axes), 0)).reshape(-1, int(np.prod([full.shape[a] for a in axes])))
         first = np.broadcast_to(rows[:, :1], rows.shape)
         self.join_units(first.reshape(-1), rows.reshape(-1), reason, i)

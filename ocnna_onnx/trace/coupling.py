@@ -11,6 +11,9 @@ from .context import Record
 from .labels import BoolArray, IntArray
 from .types import Choice, Option, Wall
 
+Edge = tuple[IntArray, IntArray]
+"""Two arrays of units of equal length that go together pair by pair."""
+
 
 @dataclass(frozen=True)
 class Coupling:
@@ -47,7 +50,7 @@ def couple(record: Record) -> Coupling:
     return Coupling(unit_class, free, tuple(w for w in walls if real[unit_class[w.units]].any()), tuple(chosen))
 
 
-def _classes(size: int, edges: Sequence[tuple[IntArray, IntArray]]) -> IntArray:
+def _classes(size: int, edges: Sequence[Edge]) -> IntArray:
     """Connected components of the units; unit 0 ("fixed") is alone."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
@@ -58,11 +61,9 @@ def _classes(size: int, edges: Sequence[tuple[IntArray, IntArray]]) -> IntArray:
     return np.asarray(connected_components(matrix, directed=False)[1], np.int64)
 
 
-def _edges(option: Option) -> list[tuple[IntArray, IntArray]]:
+def _edges(option: Option) -> list[Edge]:
     found = []
     for rows in option.rows:
-        left = np.broadcast_to(rows[:, :1], rows.shape)
-        both = (left > 0) & (rows > 0)
         first = np.where(rows > 0, rows, 0).max(axis=1, keepdims=True)  # any unit of the row, where the first is 0
         left = np.broadcast_to(first, rows.shape)
         both = (left > 0) & (rows > 0)
@@ -103,26 +104,62 @@ def _clusters(record: Record, unit_class: IntArray, size: int) -> list[list[Choi
 
 
 def _best(
-    cluster: list[Choice], edges: list[tuple[IntArray, IntArray]], walls: list[Wall], size: int
-) -> tuple[list[tuple[IntArray, IntArray]], tuple[Option, ...]]:
-    """Try the options position by position (all first options, all second options, …) and keep the best."""
+    cluster: list[Choice], edges: list[Edge], walls: list[Wall], size: int
+) -> tuple[list[Edge], tuple[Option, ...]]:
+    """From several starts (all first options, all second ones, …), change one choice at a time while that leaves more
+    classes free. Two views of one grid (before and after a Transpose) are one choice."""
+    distinct: dict[tuple[bytes, ...], list[int]] = {}
+    for k, choice in enumerate(cluster):
+        distinct.setdefault(tuple(sorted(map(_signature, choice.options))), []).append(k)
     units = np.unique(np.concatenate([r.reshape(-1) for c in cluster for o in c.options for r in o.rows]))
     units = units[units > 0]
-    best: tuple[int, list[tuple[IntArray, IntArray]], tuple[Option, ...]] | None = None
-    for k in range(max(len(c.options) for c in cluster)):
-        options = tuple(c.options[min(k, len(c.options) - 1)] for c in cluster)
-        extra = [e for o in options for e in _edges(o)]
-        classes = _classes(size, [*edges, *extra])
-        fixed = {
-            int(x)
-            for w in (*walls, *(f for c, o in zip(cluster, options, strict=True) for f in _fixed_rows(c, o)))
-            for x in np.unique(classes[w.units])
-        }
-        left = set(np.unique(classes[units]).tolist()) - fixed
-        if best is None or len(left) > best[0]:
-            best = (len(left), extra, options)
-    assert best is not None
-    return best[1], best[2]
+
+    def settle(options: list[Option], same: list[int], wanted: bytes) -> list[Option]:
+        return [
+            next(o for o in cluster[k].options if _signature(o) == wanted) if k in same else option
+            for k, option in enumerate(options)
+        ]
+
+    best, found = -1, [c.options[0] for c in cluster]
+    for start in range(max(len(c.options) for c in cluster)):
+        options = found
+        for same in distinct.values():
+            first = cluster[same[0]].options
+            options = settle(options, same, _signature(first[min(start, len(first) - 1)]))
+        score, improved = _free_classes(cluster, options, edges, walls, units, size), len(distinct) > 1
+        while improved:
+            improved = False
+            for same in distinct.values():
+                for wanted in map(_signature, cluster[same[0]].options):
+                    trial = settle(options, same, wanted)
+                    left = _free_classes(cluster, trial, edges, walls, units, size)
+                    if left > score:
+                        score, options, improved = left, trial, True
+        if score > best:
+            best, found = score, options
+    return [e for o in found for e in _edges(o)], tuple(found)
+
+
+def _signature(option: Option) -> bytes:
+    """What an option joins, however its rows are arranged: two views of one grid have the same options."""
+    rows = [tuple(sorted(row)) for matrix in option.rows for row in matrix.tolist()]
+    return repr(sorted(rows)).encode()
+
+
+def _free_classes(
+    cluster: list[Choice], options: list[Option], edges: list[Edge], walls: list[Wall], units: IntArray, size: int
+) -> int:
+    """How many classes of these units can go under these options."""
+    classes = _classes(size, [*edges, *(e for o in options for e in _edges(o))])
+    fixed = np.zeros(int(classes.max()) + 1, bool)
+    for wall in (*walls, *(w for c, o in zip(cluster, options, strict=True) for w in _fixed_rows(c, o))):
+        fixed[classes[wall.units]] = True
+    for choice in cluster:  # a class that is all there is cannot go either
+        for matrix in choice.options[0].rows:
+            present = np.unique(classes[matrix[matrix > 0]])
+            if len(present) == 1:
+                fixed[present] = True
+    return int((~fixed[np.unique(classes[units])]).sum())
 
 
 def _whole_tensors(record: Record, unit_class: IntArray) -> list[Wall]:

@@ -7,20 +7,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .labels import BoolArray, Labels, Shape, dense
+from .labels import BoolArray, Labels, Shape, compact
 from .types import Trace
 
 
 def kept_along(labels: Labels, axis: int, keep: BoolArray) -> BoolArray:
     """bool [shape[axis]]: a position stays while any unit at it stays."""
-    mask = np.moveaxis(keep[dense(labels)], axis, 0)
-    flat = np.asarray(mask.reshape(mask.shape[0], -1).any(axis=1), bool)
-    return np.array(np.broadcast_to(flat, (labels.shape[axis],)))
+    mask = keep[labels.array]
+    start = sum(len(f) for f in labels.factors[:axis])
+    own = labels.factors[axis]
+    others = tuple(d for d in range(mask.ndim) if not start <= d < start + len(own))
+    return np.array(np.broadcast_to(mask.any(axis=others), own)).reshape(-1)
 
 
 def is_rectangular(labels: Labels, keep: BoolArray) -> bool:
     """Whether what stays is a dense array: every kept slice along an axis keeps the same positions of the others."""
-    mask = keep[dense(labels)]
+    mask = keep[compact(labels)]
     outer = np.ones([1] * mask.ndim, bool)
     for axis in range(mask.ndim):
         others = tuple(a for a in range(mask.ndim) if a != axis)
@@ -59,8 +61,9 @@ class Kept:
         return tuple(np.flatnonzero(self.along(tensor, a)) for a in range(len(self.trace.shapes.shape[tensor])))
 
     def shapes(self) -> dict[str, Shape]:
-        """Every tensor's shape after the cut."""
-        return {n: self.shape(n) for n in self.trace.shapes.shape}
+        """Every tensor's shape after the cut, but of those that are computed from shapes: they follow by themselves."""
+        follows = self.trace.constants.reads_shapes
+        return {n: self.shape(n) for n in self.trace.shapes.shape if not follows(n)}
 
     def irregular(self) -> Iterable[str]:
         """Tensors of which no dense array would be left (a defect of a rule, or a plan that is not of this trace)."""

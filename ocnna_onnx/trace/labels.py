@@ -135,6 +135,8 @@ def restretch(labels: Labels, shape: Shape) -> Labels:
 
 def vector(labels: Labels, axis: int) -> IntArray:
     """The labels along one axis, [shape[axis]], at the first position of every other axis."""
+    if labels.axes == (axis,):
+        return dense(labels).reshape(-1)
     first = np.moveaxis(dense(labels), axis, 0)
     return np.broadcast_to(first.reshape(first.shape[0], -1)[:, 0], (labels.shape[axis],))
 
@@ -163,9 +165,23 @@ def paired(a: Labels, b: Labels) -> tuple[IntArray, IntArray]:
     return left.reshape(-1), right.reshape(-1)
 
 
-def keep_mask(labels: Labels, keep: BoolArray) -> Labels:
-    """The same layout with 1 where the position's unit is kept (`keep`: bool per unit, keep[0] True), else 0."""
-    return _shrink(Labels(keep[labels.array].astype(np.int64), labels.factors), last=True)
+def compact(labels: Labels) -> IntArray:
+    """The labels with one dimension per axis, without repetition: an axis `(c hw)` that varies with c has size c."""
+    return labels.array.reshape([prod(labels._dims(a)) for a in range(len(labels.factors))])
+
+
+def spread(labels: Labels, array: BoolArray) -> BoolArray:
+    """A boolean for every entry of `labels.array` -> for every position: each axis of its true size, or 1 where
+    nothing varies along it."""
+    for axis in range(len(labels.factors)):
+        start, own = labels._start(axis), labels.factors[axis]
+        dims = array.shape[start : start + len(own)]
+        if any(d > 1 for d in dims):
+            array = np.broadcast_to(array, (*array.shape[:start], *own, *array.shape[start + len(own) :]))
+    sizes = []
+    for axis, own in enumerate(labels.factors):
+        sizes.append(prod(array.shape[labels._start(axis) : labels._start(axis) + len(own)]))
+    return array.reshape(sizes)
 
 
 def _boundaries(sizes: Sequence[int]) -> list[int]:
@@ -227,12 +243,12 @@ def _single_factor(labels: Labels, axis: int) -> Labels:
     return _refactor(labels, (*labels.factors[:axis], one, *labels.factors[axis + 1 :]))
 
 
-def _shrink(labels: Labels, last: bool = False) -> Labels:
-    """Drop dependence that is only apparent (all labels equal along a factor); keep one factor unless `last`."""
+def _shrink(labels: Labels) -> Labels:
+    """Drop dependence that is only apparent (all labels equal along a factor); one factor at least stays."""
     array = labels.array
     for d in range(array.ndim):
         if array.shape[d] > 1 and bool((array == array.take([0], axis=d)).all()):
-            if last or sum(s > 1 for s in array.shape) > 1:
+            if sum(s > 1 for s in array.shape) > 1:
                 array = array.take([0], axis=d)
     return Labels(array, labels.factors)
 

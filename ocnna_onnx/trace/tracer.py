@@ -13,7 +13,7 @@ from ..model.session import Runtime
 from ..model.shapes import Shape, probe
 from .context import NodeTrace, Record
 from .coupling import couple
-from .labels import dense
+from .labels import compact
 from .rules import RULES
 from .shared import tie_shared_weights
 from .types import Choice, Option, Trace
@@ -27,7 +27,7 @@ def trace(model: onnx.ModelProto, input_shapes: dict[str, Shape] | None = None, 
     """
     graph = Graph(model)
     shapes = probe(graph, input_shapes or {}, runtime)
-    constants = Constants(graph, shapes.shape, runtime)
+    constants = Constants(graph, shapes.shape, runtime, shapes.second)
     record = Record(graph, shapes, constants)
     for i in graph.order:
         _visit(record, i)
@@ -58,7 +58,7 @@ def trace(model: onnx.ModelProto, input_shapes: dict[str, Shape] | None = None, 
 def _visit(record: Record, index: int) -> None:
     node = record.graph.nodes[index]
     outputs = [o for o in node.output if o]
-    if all(o in record.constants.fixed or o in record.constants.live for o in outputs):
+    if all(o in record.constants.ahead for o in outputs):
         return
     n = NodeTrace(record, index, node)
     outer = [name for name in captured(node) if name in record.labels]
@@ -93,7 +93,7 @@ def _keep_grids_dense(record: Record) -> None:
         for x in arrays:
             if len(x.axes) < 2:
                 continue
-            full = dense(x)
+            full = compact(x)
             key = (full.tobytes(), full.shape)
             if key in seen:
                 continue

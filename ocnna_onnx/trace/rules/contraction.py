@@ -8,7 +8,7 @@ from .. import labels as lb
 from ..context import NodeTrace
 from ..labels import IntArray, Labels
 from ..types import Option
-from .joining import channel_labels
+from .joining import channel_labels, meet_fixed
 from .rule import NodeSurgery, Rule
 
 CHANNEL = 1
@@ -241,7 +241,7 @@ def _wall_unmatched_batch(n: NodeTrace, kept: list[Labels]) -> None:
         for x in kept:
             batch = [a for a in x.axes if a < len(out) - 2 and shape[a] != 1]
             if batch and not any(set(batch) & set(y.axes) for y in mine):
-                n.wall([x], "MatMul meets a fixed activation along a labelled batch axis", i)
+                meet_fixed(n, x, batch, "MatMul meets a fixed activation along a labelled batch axis", i)
 
 
 def _inner(n: NodeTrace) -> tuple[int, int]:

@@ -39,8 +39,21 @@ def _meet(n: NodeTrace, i: int, own: Sequence[Labels], x: Labels, reason: str) -
     if n.is_fixed(i):
         for axis in full:
             n.cut(i, axis - missing, x, axis)
+    elif n.is_static(i):  # made to the shape of another tensor: it shrinks by itself, if it is the same everywhere
+        value = n.value(i)
+        if value is None or any((value != value.take([0], axis=axis - missing)).any() for axis in full):
+            meet_fixed(n, x, full, f"{n.op} with values computed from shapes", i)
     elif full and not any(set(y.axes) & set(x.axes) for y in own):
+        meet_fixed(n, x, full, reason, i)
+
+
+def meet_fixed(n: NodeTrace, x: Labels, axes: Sequence[int], reason: str, i: int) -> None:
+    """Labels x meet positions along `axes` that cannot go: a wall, or, where they vary along further axes too, whole
+    slices along those may go."""
+    if set(axes) == set(x.axes):
         n.wall([x], reason, i)
+    else:
+        n.join_along(x, axes, reason, i)
 
 
 def channel_labels(n: NodeTrace, i: int) -> list[Labels]:

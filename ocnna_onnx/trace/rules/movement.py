@@ -353,7 +353,9 @@ def trace_depth_to_space(n: NodeTrace) -> None:
         inner = (depth, block, block) if crd else (block, block, depth)
         wide = lb.reshape(x, (batch, *inner, height, width))
         moved = lb.transpose(wide, (0, 1, 4, 2, 5, 3) if crd else (0, 3, 4, 1, 5, 2))
-        found.append(lb.reshape(moved, n.out_shape()))
+        out = lb.reshape(moved, n.out_shape())
+        n.join_along(out, [a for a in out.axes if a != 1], "DepthToSpace makes positions of channels")
+        found.append(out)
     n.emit(found)
 
 
