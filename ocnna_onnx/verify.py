@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 
 from .calibrate.stream import batch_size
@@ -134,6 +135,9 @@ def _differences(expected: onnx.ModelProto, actual: onnx.ModelProto) -> tuple[st
         other = found.initializers[name]
         if list(tensor.dims) != list(other.dims) or tensor.data_type != other.data_type:
             raise ProofFailed(f"'{name}' of PRUNED has shape {list(other.dims)}, the plan gives {list(tensor.dims)}")
-        if onnx.numpy_helper.to_array(tensor).tobytes() != onnx.numpy_helper.to_array(other).tobytes():
+        value = onnx.numpy_helper.to_array(other)
+        if onnx.numpy_helper.to_array(tensor).tobytes() != value.tobytes():
+            if value.dtype.kind in "fV" and not np.isfinite(value.astype(np.float64)).all():
+                raise ProofFailed(f"'{name}' of PRUNED holds NaN or infinite values")
             changed.append(name)
     return tuple(changed)

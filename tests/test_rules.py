@@ -852,11 +852,6 @@ case(
     ),
 )
 case(
-    "Reshape, attribute of opset 1",
-    {"a": 4},
-    chain("f = Reshape<shape=[0,8,64]>(a) m = Reshape<shape=[0,8,8,8]>(f)", opset=4, ir=3),
-)
-case(
     "Reshape, tokens and back",
     {"a": 4, "h": 4},
     chain(
@@ -1336,6 +1331,36 @@ def test_weights_that_are_graph_inputs_stay_inputs_and_shrink() -> None:
     assert len(declared) == 4
 
 
+def test_a_vector_that_is_also_an_output_stays_whole_there() -> None:
+    model = build(
+        """g (float[2,3,8,8] x) => (float[2,5,8,8] y, float[8] ba)
+        <float[8,3,1,1] wa, float[8] ba, float[5,8,1,1] wy>
+        { a = Conv(x, wa, ba)
+          y = Conv(a, wy) }"""
+    )
+    result = prove_half(model)
+    assert removed(result) == {"a": 4}
+    assert tensors(result.rewritten.model)["ba"].shape == (8,)
+
+
+def test_a_kernel_that_a_body_reads_too_is_copied() -> None:
+    model = build(
+        """g (float[2,3,8,8] x, bool c) => (float[2,5,8,8] y) <float[8,3,1,1] wa, float[8] ba, float[5,8,1,1] wy>
+        { a = Conv(x, wa, ba)
+          k = If(c) <
+            then_branch = t () => (float p) { p = ReduceMax<keepdims=0>(ba) },
+            else_branch = e () => (float q) { q = ReduceMin<keepdims=0>(wa) }
+          >
+          m = Mul(a, k)
+          y = Conv(m, wy) }"""
+    )
+    result = prove_half(model)
+    assert removed(result) == {"a": 4}
+    cut = tensors(result.rewritten.model)
+    assert cut["wa"].shape == (8, 3, 1, 1)
+    assert cut["ba"].shape == (8,)
+
+
 # --- where channels reach the outside ---
 
 
@@ -1384,6 +1409,17 @@ def test_an_operator_that_nobody_can_run_is_named() -> None:
     model.opset_import.append(helper.make_opsetid("acme", 1))
     with pytest.raises(ModelError, match="acme"):
         trace_model(model, None, RUNTIME)
+
+
+def test_an_opset_that_onnxruntime_no_longer_runs_is_refused_by_name() -> None:
+    model = chain("f = Reshape<shape=[0,8,64]>(a) m = Reshape<shape=[0,8,8,8]>(f)", opset=4, ir=3)
+    with pytest.raises(ModelError, match="opset"):
+        prove_half(model)
+
+
+def test_a_value_computed_from_the_batch_and_the_channels_follows_the_batch() -> None:
+    model = chain("n = Size(a) f = Cast<to=1>(n) d = Div(f, thousand) m = Mul(a, d)", "float thousand = {1000.0}")
+    prove_half(model)  # also runs at another batch than the probe's: a frozen literal would show
 
 
 def test_a_body_that_captures_a_tensor_is_a_wall() -> None:

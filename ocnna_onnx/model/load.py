@@ -39,14 +39,14 @@ def load(model: Any, base_folder: str | os.PathLike[str] | None = None) -> Loade
     """
     if isinstance(model, (str, os.PathLike)):
         return _from_path(Path(model))
+    folder = Path(base_folder) if base_folder is not None else None
     if isinstance(model, (bytes, bytearray)):
-        return _finish(_parse(bytes(model), "the bytes given"), bytes(model), None, "model")
+        return _finish(_parse(bytes(model), "the bytes given"), bytes(model), folder, "model")
     proto = getattr(model, "model_proto", model)
     if not isinstance(proto, onnx.ModelProto):
         raise UsageError(f"expected a path, bytes or an onnx.ModelProto, got {type(model).__name__}")
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
-    folder = Path(base_folder) if base_folder is not None else None
     return _finish(copy, None, folder, proto.graph.name or "model")
 
 
@@ -76,10 +76,10 @@ def _parse(data: bytes, what: str) -> onnx.ModelProto:
 
 
 def _finish(proto: onnx.ModelProto, data: bytes | None, folder: Path | None, name: str) -> LoadedModel:
-    digest = hashlib.sha256()
-    size = len(data) if data is not None else 0
-    if data is not None:
-        digest.update(data)
+    if data is None:
+        data = proto.SerializeToString()
+    digest = hashlib.sha256(data)
+    size = len(data)
     files = _external_files(proto)
     if files:
         if folder is None:
@@ -96,10 +96,6 @@ def _finish(proto: onnx.ModelProto, data: bytes | None, folder: Path | None, nam
             load_external_data_for_model(proto, str(folder))
         except Exception as error:
             raise ModelError(f"{name}: cannot read its external weights ({error})") from error
-    if data is None and not files:
-        data = proto.SerializeToString()
-        digest.update(data)
-        size = len(data)
     return LoadedModel(proto, digest.hexdigest(), name, bool(files), size)
 
 

@@ -77,9 +77,16 @@ def save(model: onnx.ModelProto, path: Path, external: bool = False) -> int:
     location = f"{path.name}.{digest.hexdigest()[:12]}.data"
     for tensor, start, length in moved:
         _point_to(tensor, location, start, length)
-    write_atomically(path.with_name(location), lambda stream: stream.writelines(blobs))
     body = copy.SerializeToString(deterministic=True)
-    write_atomically(path, lambda stream: stream.write(body))
+    beside = path.with_name(location)
+    existed = beside.exists()
+    write_atomically(beside, lambda stream: stream.writelines(blobs))
+    try:
+        write_atomically(path, lambda stream: stream.write(body))
+    except UsageError:
+        if not existed:
+            beside.unlink()
+        raise
     return offset + len(body)
 
 

@@ -32,6 +32,7 @@ def add_stamp(model: onnx.ModelProto, version: str, sha256: str, plan: dict[str,
         entries = json.loads(text) if text else []
     except ValueError:
         entries = []
+    entries = entries if isinstance(entries, list) else []
     packed = base64.b64encode(zlib.compress(json.dumps(plan, sort_keys=True).encode(), 9)).decode()
     entries.append({"version": version, "source_sha256": sha256, "plan": packed})
     for prop in model.metadata_props:

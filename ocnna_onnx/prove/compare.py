@@ -13,6 +13,11 @@ FLOOR = 0.05
 """A slice is measured against its own largest value, but against no less than this share of the whole tensor's:
 below it fp32 rounding of the large values would show."""
 
+FINE_FLOOR = 1e-7
+FINE_LIMIT = 1e-2
+"""Slices far below FLOOR are compared too (a score beside boxes in pixels), but only a gross difference counts there,
+and only where it is well above the rounding noise of the oracle itself."""
+
 TINY = 1e-30
 
 TOLERANCE: dict[int, float] = {
@@ -23,7 +28,7 @@ TOLERANCE: dict[int, float] = {
 }
 
 
-def relative_error(a: AnyArray, b: AnyArray, axes: Iterable[int]) -> float:
+def relative_error(a: AnyArray, b: AnyArray, axes: Iterable[int], floor: float = FLOOR) -> float:
     """max |a − b| / max |b|, over the tensor and for every index of each axis in `axes`; inf where a is not finite."""
     if a.shape != b.shape:
         return float("inf")
@@ -37,6 +42,6 @@ def relative_error(a: AnyArray, b: AnyArray, axes: Iterable[int]) -> float:
     worst = float(difference.max()) / max(whole, TINY)
     for axis in {axis % a.ndim for axis in axes if a.ndim}:
         others = tuple(d for d in range(a.ndim) if d != axis)
-        scale = np.maximum(size.max(axis=others), FLOOR * whole)
+        scale = np.maximum(size.max(axis=others), floor * whole)
         worst = max(worst, float((difference.max(axis=others) / np.maximum(scale, TINY)).max()))
     return worst

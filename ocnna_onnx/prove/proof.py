@@ -11,14 +11,15 @@ import onnx
 
 from ..errors import ModelError, ProofFailed
 from ..model.constants import RANDOM_OPS
-from ..model.graph import AnyArray
+from ..model.graph import AnyArray, bodies
 from ..model.session import Runtime
 from ..trace.groups import Group
 from ..trace.kept import Kept
-from .compare import TOLERANCE, relative_error
+from ..trace.types import Trace
+from .compare import FINE_FLOOR, FINE_LIMIT, TOLERANCE, relative_error
 from .inputs import Feed
-from .masked import keep_mask, masked_original
-from .taps import chunks, group_taps, run_taps, wrong_shape
+from .masked import masked_original
+from .taps import chunks, failing_node, group_taps, run_taps, wrong_shape
 
 CLEARLY = 10.0
 """The masked original must differ from the original by this many tolerances, or the proof could not have failed."""
@@ -28,6 +29,9 @@ NOISE = 10.0
 tolerance, rounding is what limits the comparison, and this many times that difference is allowed."""
 
 NOISE_CAP = 0.05
+
+LINEAR = ("BatchNormalization", "Add", "Sub", "Mul", "Div", "Identity", "Cast")
+ACTIVATIONS = ("Relu", "Clip", "PRelu", "ThresholdedRelu", "LeakyRelu", "HardSwish", "HardSigmoid")
 
 
 @dataclass(frozen=True)
@@ -115,45 +119,69 @@ def prove(
     Raises ProofFailed for random operators, ModelError where onnxruntime refuses the pruned model.
     """
     trace = kept.trace
-    for i, node in enumerate(trace.graph.nodes):
-        if node.op_type in RANDOM_OPS:
-            name = trace.graph.names[i]
-            raise ProofFailed(f"node '{name}': {node.op_type} is random, so nothing can be proven", name)
+    if (random := _random_node(trace.graph.proto)) is not None:
+        raise ProofFailed(f"node '{random[0]}': {random[1]}, so nothing can be proven", random[0])
     cut = [g for g in groups if any(not kept.keep[trace.sources[s].units].all() for s in g.sources)]
     models = _Models(kept, masked_original(trace, kept.keep), pruned, runtime, rtol, group_taps(trace, cut))
     found = _Findings()
     silent = {g.id for g in cut}
-    first: Feed | None = None
+    used: list[Feed] = []
     for feed in feeds:
         if not feed.decisive and not silent:
             break
-        if first is None:
-            first = feed
-            try:
-                wrong = wrong_shape(kept, pruned, feed.values, runtime)
-            except ModelError as error:
-                found.error = float("inf")
-                return found.verdict(f"the pruned model does not run: {error}")
-            if wrong is not None:
-                name, expected, actual = wrong
-                found.error = float("inf")
-                text = f"'{name}' should have shape {list(expected)} and has {list(actual)}"
-                return found.verdict(f"node '{models.node_of(name)}': {text}", models.node_of(name))
+        if not used and (refusal := _runs_in_shape(models, feed, found)) is not None:
+            return refusal
         try:
             failure = _compare_on(models, feed, found)
         except ModelError:
-            if feed is first:
+            if not used:
                 raise
             continue  # a random input may be out of the model's domain
         if failure is not None:
             return failure
+        used.append(feed)
         silent = {g for g in silent if found.effect.get(g, 0.0) <= CLEARLY * found.tolerance}
     for group in cut:
-        if group.id in silent and not (first is not None and _is_dead(models, group, first)):
+        if group.id in silent and not _is_dead(models, group, used):
             name = trace.graph.names[trace.sources[group.sources[0]].node]
             text = f"silencing channels of '{name}' changes nothing (or nothing finite) on these inputs"
             return found.verdict(f"inconclusive: {text}", name)
+    for name in trace.graph.outputs:
+        if name in models.taps and models.tolerance(name) is not None and name not in found.compared:
+            text = f"output '{name}' of node '{models.node_of(name)}' is not finite on any of these inputs"
+            return found.verdict(f"inconclusive: {text}", models.node_of(name))
     return found.verdict()
+
+
+def _random_node(model: onnx.ModelProto) -> tuple[str, str] | None:
+    """(node, what it does) where a random operator is in the graph, in a node's body, or in a local function."""
+    for node in (*model.graph.node, *(n for f in model.functions for n in f.node)):
+        name = node.name or next(iter(node.output), "")
+        stack = [n for body in bodies(node) for n in body.node]
+        if node.op_type in RANDOM_OPS:
+            return name, f"{node.op_type} is random"
+        while stack:
+            inner = stack.pop()
+            if inner.op_type in RANDOM_OPS:
+                return name, f"{inner.op_type} in its body is random"
+            stack.extend(n for body in bodies(inner) for n in body.node)
+    return None
+
+
+def _runs_in_shape(models: _Models, feed: Feed, found: _Findings) -> Proof | None:
+    """A failed Proof where the pruned model does not run, or some tensor has not the predicted shape."""
+    try:
+        wrong = wrong_shape(models.kept, models.pruned, feed.values, models.runtime)
+    except ModelError as error:
+        found.error = float("inf")
+        node = failing_node(models.pruned, feed.values, models.runtime)
+        return found.verdict(f"node '{node}': the pruned model does not run: {error}", node)
+    if wrong is None:
+        return None
+    name, expected, actual = wrong
+    found.error = float("inf")
+    text = f"'{name}' should have shape {list(expected)} and has {list(actual)}"
+    return found.verdict(f"node '{models.node_of(name)}': {text}", models.node_of(name))
 
 
 def _compare_on(models: _Models, feed: Feed, found: _Findings) -> Proof | None:
@@ -177,10 +205,16 @@ def _compare_on(models: _Models, feed: Feed, found: _Findings) -> Proof | None:
             error = relative_error(small[name], reference, (1, -1))
             if error > tolerance and not feed.decisive:
                 continue
-            if tolerance < error <= NOISE_CAP and models.rtol is None:
+            fine = relative_error(small[name], reference, (1, -1), FINE_FLOOR)
+            if models.rtol is None and (tolerance < error <= NOISE_CAP or fine > FINE_LIMIT):
                 fused = fused or run_taps(models.oracle, names, feed.values, models.runtime, optimize=True)
-                tolerance = max(tolerance, min(NOISE * relative_error(fused[name], masked[name], (1, -1)), NOISE_CAP))
-                found.noisy[name] = None
+                noise = relative_error(fused[name], masked[name], (1, -1))
+                fine_noise = relative_error(fused[name], masked[name], (1, -1), FINE_FLOOR)
+                if error > tolerance:
+                    tolerance = max(tolerance, min(NOISE * noise, NOISE_CAP))
+                    found.noisy[name] = None
+                if fine > max(FINE_LIMIT, NOISE * fine_noise) and feed.decisive:
+                    error = max(error, fine)
             found.compared.add(name)
             found.error = max(found.error, error)
             found.tolerance = max(found.tolerance, tolerance)
@@ -194,16 +228,32 @@ def _compare_on(models: _Models, feed: Feed, found: _Findings) -> Proof | None:
     return None
 
 
-def _is_dead(models: _Models, group: Group, feed: Feed) -> bool:
-    """Whether the removed units of a group are 0 wherever they would be mixed into others."""
+def _is_dead(models: _Models, group: Group, feeds: Sequence[Feed]) -> bool:
+    """Whether the removed channels of a group are 0 in all members from the start (behind the first activation), or
+    nothing reads them. Channels that live there and are silenced later by something else are not dead."""
     trace = models.kept.trace
-    names = [trace.graph.nodes[n].input[i] for n, i in trace.masks if n in group.consumers]
-    if not names:
-        return True  # nothing reads them
-    names = list(dict.fromkeys(names))
-    values = run_taps(models.oracle, names, feed.values, models.runtime)
-    for name in names:
-        mask = keep_mask(trace, name, models.kept.keep)
-        if mask is not None and np.abs(np.where(mask, 0, values[name])).max() > 0:
-            return False
-    return True
+    if not group.consumers:
+        return True
+    sources = [trace.sources[s] for s in group.sources]
+    places = {s.tensor: _behind_activation(trace, s.tensor) for s in sources}
+    for feed in feeds:
+        values = run_taps(models.oracle, sorted(set(places.values())), feed.values, models.runtime)
+        for source in sources:
+            gone = np.flatnonzero(~models.kept.keep[source.units])
+            if np.abs(values[places[source.tensor]].take(gone, axis=source.axis)).max(initial=0) > 0:
+                return False
+    return bool(feeds)
+
+
+def _behind_activation(trace: Trace, tensor: str) -> str:
+    """The output of the activation that follows a source, over normalisation and bias; the tensor itself if none."""
+    current = tensor
+    while len(readers := trace.graph.consumers.get(current, [])) == 1:
+        node = trace.graph.nodes[readers[0][0]]
+        others = [n for k, n in enumerate(node.input) if k != readers[0][1] and n]
+        if node.op_type not in (*LINEAR, *ACTIVATIONS) or any(n not in trace.constants.fixed for n in others):
+            break
+        current = str(node.output[0])
+        if node.op_type in ACTIVATIONS:
+            return current
+    return tensor

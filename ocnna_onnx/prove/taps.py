@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from ..errors import ModelError
 from ..model.graph import AnyArray
 from ..model.session import Runtime, open_session, run, with_outputs
 from ..trace.groups import Group
@@ -79,3 +81,19 @@ def wrong_shape(
         if shape != predicted[name]:
             return name, predicted[name], shape
     return None
+
+
+def failing_node(model: onnx.ModelProto, feed: Mapping[str, AnyArray], runtime: Runtime) -> str:
+    """The name (or first output) of the node at which onnxruntime refuses the model; '' where it does not say."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    names = {}
+    for k, node in enumerate(copy.graph.node):
+        names[f"at-{k}-"] = node.name or next(filter(None, node.output), "")
+        node.name = f"at-{k}-"
+    try:
+        with open_session(copy, runtime) as session:
+            run(session, [o.name for o in copy.graph.output], feed)
+    except ModelError as error:
+        return next((names[m] for m in re.findall(r"at-\d+-", str(error.__cause__ or error))), "")
+    return ""

@@ -267,11 +267,18 @@ def _remove_dead(model: onnx.ModelProto, kept: Kept) -> None:
 
 def _renew_value_info(model: onnx.ModelProto, kept: Kept) -> None:
     """Recorded shapes of interior tensors follow the cut; records of tensors that are gone go too."""
-    made = {o for node in model.graph.node for o in node.output}
-    made |= {t.name for t in model.graph.initializer} | {i.name for i in model.graph.input}
+    graph = kept.trace.graph
+    weights = {t.name: t for t in model.graph.initializer}
+    made = {o for node in model.graph.node for o in node.output} | weights.keys()
+    once = graph.producer.keys() | graph.initializers.keys()
     for value in list(model.graph.value_info):
-        if value.name not in made:
+        if value.name in once and value.name not in made:
             model.graph.value_info.remove(value)
+        elif value.name in weights:
+            if [d.dim_value for d in value.type.tensor_type.shape.dim] != list(weights[value.name].dims):
+                value.type.CopyFrom(
+                    helper.make_tensor_type_proto(weights[value.name].data_type, weights[value.name].dims)
+                )
         elif value.name in kept.trace.labels and kept.changed(value.name):
             sizes = value.type.tensor_type.shape.dim
             for axis, dim in enumerate(sizes):
