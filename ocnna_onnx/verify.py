@@ -65,11 +65,12 @@ def check(
     providers: Sequence[str] = ("CPUExecutionProvider",),
     threads: int = 0,
     rtol: float | None = None,
+    base_folder: str | os.PathLike[str] | None = None,
     progress: Progress = lambda stage, done, total: None,
 ) -> CheckResult:
     """Repeat proof and agreement. Raises ProofFailed where the two do not belong together or the proof fails."""
     runtime = runtime_settings(providers, threads, samples, seed, rtol)
-    before, after = load(original), load(pruned)
+    before, after = load(original, base_folder), load(pruned, base_folder)
     with open_session(after.proto, runtime):
         pass
     given = dict(input_shapes or {})

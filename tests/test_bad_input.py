@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
@@ -188,6 +189,7 @@ def npz(path: Path, **arrays: Any) -> Path:
 
 def with_data(tmp_path: Path, net: Path, out: Path, data: Path, code: int, *words: str) -> None:
     refused(tmp_path, code, ("prune", net, out, "--data", data), data.name, *words)
+    gc.collect()  # a file left open warns here, and not in some later test
 
 
 @pytest.mark.parametrize("name", ["gone.npz", "gone.npy", "gone", "digitz"])
@@ -474,6 +476,25 @@ def test_a_disk_that_is_full(
 
     monkeypatch.setattr(os, failing, fail)
     refused(tmp_path, 2, ("prune", net, out, *FAST, "--data", "photos", "-q"), "out.onnx", "No space left")
+
+
+def test_a_target_that_is_no_regular_file(tmp_path: Path, net: Path, out: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for args in ((pipe,), (out, "--plan-out", pipe), (out, "--report", pipe)):
+        refused(tmp_path, 2, ("prune", net, *args, *FAST, "-q"), "pipe")
+        assert pipe.is_fifo()
+
+
+@pytest.mark.parametrize(("raised", "code", "words"), [(KeyboardInterrupt, 130, "nothing"), (KeyError, 1, "report")])
+def test_interrupts_and_defects(
+    tmp_path: Path, net: Path, out: Path, raised: type, code: int, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise raised("a reason\nin two lines")
+
+    monkeypatch.setattr("ocnna_onnx.pipeline.rewrite", fail)
+    refused(tmp_path, code, ("prune", net, out, *FAST), words)
 
 
 # --- plans

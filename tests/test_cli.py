@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from nets import MODELS, NETS, RESNET, cli, done, images, infer, initializers, snapshot, tiny, written
+from nets import MODELS, NETS, RESNET, build, cli, done, images, infer, initializers, snapshot, tiny, weights, written
 from onnx import numpy_helper
 
 import ocnna_onnx
@@ -141,6 +142,45 @@ def test_a_whole_run_in_processes_of_its_own(tmp_path: Path) -> None:
 
 
 # --- what is printed
+
+
+def test_what_cannot_be_pruned_says_so(tmp_path: Path) -> None:
+    """A stack of matrices, as attention heads have it: pruned, or named with a reason."""
+    text = (
+        "g (float[N,3,7,4] x) => (float[N,3,7,5] y) { [heads] a = MatMul(x, w1)  b = Relu(a)  [out] y = MatMul(b, w2) }"
+    )
+    stack = written(tmp_path, build(text, weights({"w1": (3, 4, 8), "w2": (3, 8, 5)})))
+    found = json.loads(done("inspect", stack, "--json").stdout)
+    named = {m for g in found["groups"] for m in g["members"]} | {wall["node"] for wall in found["walls"]}
+    assert {"heads", "out"} <= named
+
+
+def run_with(folder: Path, *args: Any, **options: Any) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", "ocnna_onnx", *(str(a) for a in args)]
+    return subprocess.run(command, check=False, cwd=folder, stderr=subprocess.PIPE, **options)
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+def test_a_terminal_that_knows_few_characters(tmp_path: Path, encoding: str) -> None:
+    source = written(tmp_path, tiny())
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    result = run_with(tmp_path, "prune", source, "out.onnx", env=environment, stdout=subprocess.PIPE)
+    assert result.returncode == 0, result.stderr
+    assert b"proof passed" in result.stdout
+
+
+def test_a_reader_that_goes_away(tmp_path: Path) -> None:
+    """`ocnna-onnx prune … | head -1`."""
+    source = written(tmp_path, tiny())
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        result = run_with(tmp_path, "prune", source, "out.onnx", stdout=writer)
+    finally:
+        os.close(writer)
+    assert b"internal error" not in result.stderr
+    assert b"Traceback" not in result.stderr
+    assert (tmp_path / "out.onnx").exists()
 
 
 @pytest.mark.parametrize("verbosity", ["-q", "-v", "-vv"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -20,6 +21,9 @@ class Commands(click.Group):
 
     def main(self, args: Sequence[str] | None = None, *, standalone_mode: bool = True, **kwargs: Any) -> Any:  # type: ignore[override]
         """As click's, besides the form of errors."""
+        for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a character gets a '?', not an error
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="replace")
         if not standalone_mode:
             return super().main(args, standalone_mode=False, **kwargs)
         try:

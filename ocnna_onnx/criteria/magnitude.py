@@ -26,7 +26,7 @@ def filters(trace: Trace, source: Source) -> FloatArray:
     elif node.op_type == "MatMul":
         right = node.input[1] in trace.constants.fixed
         weight = _value(trace, node.input[1 if right else 0])
-        matrix = np.swapaxes(weight, -1, -2).reshape(channels, -1) if right else weight.reshape(channels, -1)
+        matrix = np.moveaxis(weight, -1 if right else -2, 0).reshape(channels, -1)
     else:
         matrix = _value(trace, node.input[1]).reshape(channels, -1)
     return np.asarray(np.asarray(matrix, np.float64) * _batch_norm_scale(trace, source)[:, None])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,7 @@ import onnx
 from onnx.external_data_helper import load_external_data_for_model, uses_external_data
 
 from ..errors import ModelError, UsageError
-
-ModelLike = "str | os.PathLike[str] | bytes | onnx.ModelProto | Any"
+from .graph import bodies
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,23 @@ def _finish(proto: onnx.ModelProto, data: bytes | None, folder: Path | None, nam
 
 
 def _external_files(proto: onnx.ModelProto) -> list[str]:
-    tensors = [*proto.graph.initializer, *(a.t for n in proto.graph.node for a in n.attribute if a.HasField("t"))]
+    tensors = list(_stored_tensors(proto.graph))
     places = {e.value for t in tensors if uses_external_data(t) for e in t.external_data if e.key == "location"}
     return sorted(places)
+
+
+def _stored_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """Initializers and constants, in bodies too."""
+    yield from graph.initializer
+    for node in graph.node:
+        yield from (a.t for a in node.attribute if a.HasField("t"))
+        for body in bodies(node):
+            yield from _stored_tensors(body)
+
+
+def external_files(path: Path) -> list[str]:
+    """The names of the external data files of a model on disk; none where it is no model."""
+    try:
+        return _external_files(_parse(path.read_bytes(), str(path)))
+    except (ModelError, OSError):
+        return []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ import onnx
 from onnx import TensorProto
 
 from ..errors import UsageError
+from .load import external_files
 from .session import PROTOBUF_LIMIT, weight_bytes
 
 INLINE_BYTES = 1024
@@ -27,6 +29,8 @@ def check_target(path: Path, source: Path | None, overwrite: bool) -> None:
         raise UsageError(f"{folder}: no such folder; make it first or choose another OUT")
     if path.is_dir():
         raise UsageError(f"{path}: is a folder; give a file name for OUT")
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path}: is no regular file; choose another OUT")
     if source is not None and path.exists() and path.samefile(source) and not overwrite:
         raise UsageError(f"{path}: IN and OUT are the same file; pass --overwrite to replace it")
     if not os.access(folder, os.W_OK):
@@ -54,8 +58,18 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
 def save(model: onnx.ModelProto, path: Path, external: bool = False) -> int:
     """Write the model; external data goes into one file beside it, written first, named after its contents.
 
+    A data file that an earlier model at the same path had from us is removed once nothing needs it.
     Returns the bytes written. `model` is not modified.
     """
+    ours = re.compile(re.escape(path.name) + r"\.[0-9a-f]{12}\.data")
+    earlier = {name for name in external_files(path) if ours.fullmatch(name)} if path.is_file() else set()
+    size = _write(model, path, external)
+    for name in earlier - set(external_files(path)):
+        path.with_name(name).unlink(missing_ok=True)
+    return size
+
+
+def _write(model: onnx.ModelProto, path: Path, external: bool) -> int:
     if not external and weight_bytes(model) < PROTOBUF_LIMIT:
         data = model.SerializeToString(deterministic=True)
         write_atomically(path, lambda stream: stream.write(data))

@@ -35,7 +35,7 @@ class Shapes:
     """Shapes at the probe.
 
     shape, dtype: tensor -> shape, and onnx element type. dynamic: tensor -> the axes whose size follows a symbolic
-    dimension. feeds: input -> probe shape. batch: the probe's size of the symbolic batch axis, 1 where it is fixed.
+    dimension. feeds: input -> probe shape. batch: how many samples one run at the probe takes.
     second: shapes at another probe, where symbolic dimensions have other sizes; None where there are none.
     """
 
@@ -67,7 +67,7 @@ def probe(graph: Graph, given: Mapping[str, Shape], runtime: Runtime) -> Shapes:
             peer = other.get(name, size)
             axes = range(len(size)) if len(peer) != len(size) else (a for a in range(len(size)) if peer[a] != size[a])
             dynamic[name] = frozenset(axes)
-    return Shapes(shape, dtype, dynamic, first, _batch(graph, first), other)
+    return Shapes(shape, dtype, dynamic, first, _batch(graph, first, shape), other)
 
 
 def input_shapes(graph: Graph, given: Mapping[str, Shape], which: int = 0) -> dict[str, Shape]:
@@ -115,12 +115,15 @@ def _guess(value: onnx.ValueInfoProto, given: Shape | None, which: int) -> Shape
     return tuple(sizes)
 
 
-def _batch(graph: Graph, feeds: Mapping[str, Shape]) -> int:
+def _batch(graph: Graph, feeds: Mapping[str, Shape], shape: Mapping[str, Shape]) -> int:
+    """How many samples one run at the probe takes: the symbolic axis 0, or a fixed one that all outputs share."""
     for value in graph.inputs:
         declared = dims(value)
         if (not declared or isinstance(declared[0], str)) and feeds[value.name]:
             return feeds[value.name][0]
-    return 1
+    sizes = {feeds[v.name][0] for v in graph.inputs if feeds[v.name]}
+    sizes |= {shape[name][0] for name in graph.outputs if shape.get(name)}
+    return next(iter(sizes), 1) if len(sizes) == 1 else 1
 
 
 def _all_shapes(graph: Graph, feeds: Mapping[str, Shape], runtime: Runtime) -> tuple[dict[str, Shape], dict[str, int]]:

@@ -65,7 +65,7 @@ def _from_group(group: Group, free: IntArray, score: FloatArray, cut: Cut) -> In
         threshold = np.percentile(values, cut.percentile)
         count = int((values <= threshold).sum())
     else:
-        count = math.floor((cut.ratio or 0.0) * len(free) + 1e-9)
+        count = math.floor((cut.ratio or 0.0) * len(group.classes) + 1e-9)
     return free[worst_first[: min(count, most)]]
 
 

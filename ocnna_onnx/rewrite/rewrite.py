@@ -17,6 +17,7 @@ from ..trace.rules import RULES
 from ..trace.types import Trace
 from .constants import CutRecord, cut_array, operand_cuts, signature
 from .editor import Editor, Surgery
+from .freeze import freeze_values
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def rewrite(trace: Trace, keep: BoolArray) -> Rewritten:
         if rule is not None and rule.rewrite is not None:
             if any(n and kept.changed(n) for n in (*node.input, *node.output)):
                 rule.rewrite(Surgery(editor, i))
-    _freeze_values(editor)
+    freeze_values(editor)
     finished = editor.finish()
     return Rewritten(finished, tuple(cuts), tuple(editor.rewrites), kept, {**kept.shapes(), **_stored_shapes(finished)})
 
@@ -62,34 +63,6 @@ def _stored_shapes(model: onnx.ModelProto) -> dict[str, Shape]:
             if node.op_type == "Constant" and a.name == "value":
                 found[node.output[0]] = tuple(a.t.dims)
     return found
-
-
-SHAPE_OPERANDS = {
-    **dict.fromkeys(("Reshape", "Expand", "Pad", "Tile", "Split", "Upsample"), (1,)),
-    "Slice": (1, 2, 3, 4),
-    "Resize": (2, 3),
-}
-"""Operands that say how large a tensor is to be: they are meant to follow a cut."""
-
-
-def _freeze_values(editor: Editor) -> None:
-    """Numbers computed from a shape (a division by the number of channels) keep their value when the shape shrinks."""
-    trace = editor.kept.trace
-    for i in trace.graph.order:
-        node = trace.graph.nodes[i]
-        if all(o in trace.constants.ahead for o in node.output if o):
-            continue
-        for k, name in enumerate(node.input):
-            shape_like = is_standard(node) and k in SHAPE_OPERANDS.get(node.op_type, ())
-            if shape_like or not trace.constants.reads_shapes(name) or editor.nodes[i].input[k] != name:
-                continue
-            if name not in trace.constants.fixed:
-                continue
-            before, after = trace.constants.value(name), editor.adapted.value(name)
-            if before is not None and not np.array_equal(before, after if after is not None else ()):
-                editor.nodes[i].input[k] = frozen = editor.fresh_name(f"{name}_before")
-                editor.put_initializer(frozen, before)
-                editor.note(i, f"input {k}, computed from a shape, keeps its value", before.tolist(), before.tolist())
 
 
 def _cut_constants(editor: Editor) -> list[CutRecord]:

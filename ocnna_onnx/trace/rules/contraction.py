@@ -152,8 +152,8 @@ def trace_matmul(n: NodeTrace) -> None:
         return
     if n.is_fixed(1) or n.is_fixed(0):
         weight, other = (1, 0) if n.is_fixed(1) else (0, 1)
-        if len(n.shape(weight)) < 2 or len(n.shape(other)) < 2 or any(d != 1 for d in n.shape(weight)[:-2]):
-            n.wall(n.labels(other), "MatMul with a constant that is no matrix", other)
+        if len(n.shape(weight)) < 2 or len(n.shape(other)) < 2:
+            n.wall(n.labels(other), "MatMul with a vector", other)
             return
         _weight_matmul(n, weight, other)
         return
@@ -165,26 +165,29 @@ def trace_matmul(n: NodeTrace) -> None:
 
 
 def _weight_matmul(n: NodeTrace, weight: int, other: int) -> None:
-    rank, out_rank = len(n.shape(other)), len(n.out_shape())
+    """A matrix, or a stack of them whose columns go together; a labelled stack axis is cut with the activation."""
+    rank, out, w_rank = len(n.shape(other)), n.out_shape(), len(n.shape(weight))
     right = weight == 1
-    inner = rank - 1 if right else rank - 2
-    w_rank = len(n.shape(weight))
+    inner, outer = (rank - 1, len(out) - 1) if right else (rank - 2, len(out) - 2)
     w_inner, w_outer = (w_rank - 2, w_rank - 1) if right else (w_rank - 1, w_rank - 2)
     passed: list[Labels] = []
     for x in n.labels(other):
         if inner not in x.axes:
-            passed.append(_resized(x, inner, n.out_shape()))
-        elif x.axes == (inner,):
-            n.cut(weight, w_inner, x, inner)
-            n.mask(other)
-        else:
+            passed.append(_resized(x, inner, out))
+            continue
+        if x.axes != (inner,):
             _columns_only(n, x, inner, other)
-            n.cut(weight, w_inner, x, inner)
-            n.mask(other)
-    out = n.source(out_rank - 1 if right else out_rank - 2)
-    if out is not None:
-        n.cut(weight, w_outer, out, out_rank - 1 if right else out_rank - 2)
-        passed.append(out)
+        n.cut(weight, w_inner, x, inner)
+        n.mask(other)
+    for x in passed:
+        for axis in x.axes:
+            own = axis - (len(out) - w_rank)
+            if 0 <= own < w_rank - 2 and n.shape(weight)[own] != 1:
+                n.cut(weight, own, x, axis)
+    made = n.source(outer)
+    if made is not None:
+        n.cut(weight, w_outer, made, outer)
+        passed.append(made)
     n.emit(passed)
 
 

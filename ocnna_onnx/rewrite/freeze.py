@@ -1,0 +1,84 @@
+"""Numbers that the graph computes from a shape: sizes follow a cut, values (a division by √channels) must not."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from ..model.constants import SHAPE_READERS
+from ..model.graph import is_standard
+from .editor import Editor
+
+SHAPE_OPERANDS = {
+    **dict.fromkeys(("Reshape", "Expand", "Pad", "Tile", "Split", "Upsample"), (1,)),
+    "Slice": (1, 2, 3, 4),
+    "Resize": (2, 3),
+}
+"""Operands that say how large a tensor is to be: they are meant to follow a cut."""
+
+
+def freeze_values(editor: Editor) -> None:
+    """Operands computed from shapes that are values keep what they were before the cut; what they owe to symbolic
+    dimensions stays live."""
+    trace = editor.kept.trace
+    for i in trace.graph.order:
+        node = trace.graph.nodes[i]
+        if all(o in trace.constants.ahead for o in node.output if o):
+            continue
+        for k, name in enumerate(node.input):
+            shape_like = is_standard(node) and k in SHAPE_OPERANDS.get(node.op_type, ())
+            if shape_like or not trace.constants.reads_shapes(name) or editor.nodes[i].input[k] != name:
+                continue
+            before, after = trace.constants.value(name), editor.adapted.value(name)
+            if before is None or after is None or before.shape != after.shape or np.array_equal(before, after):
+                continue  # of another shape: made to the shape of a tensor (zeros like it), and meant to follow
+            if name in trace.constants.fixed:
+                frozen = editor.fresh_name(f"{name}_before")
+                editor.put_initializer(frozen, before)
+            else:
+                nodes: list[onnx.NodeProto] = []
+                frozen = _clone(editor, name, nodes, {})
+                editor.before(i, nodes)
+            editor.nodes[i].input[k] = frozen
+            editor.note(i, f"input {k}, computed from a shape, keeps its value", after.tolist(), before.tolist())
+
+
+def _clone(editor: Editor, name: str, nodes: list[onnx.NodeProto], done: dict[str, str]) -> str:
+    """A copy of the arithmetic that makes `name`, in which cut axes count with their size before the cut."""
+    trace = editor.kept.trace
+    if name in done or not trace.constants.reads_shapes(name):
+        return done.get(name, name)
+    node = trace.graph.nodes[trace.graph.producer[name]]
+    if node.op_type in SHAPE_READERS:
+        done[name] = _reading(editor, node, nodes)
+        return done[name]
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    for k, source in enumerate(node.input):
+        copy.input[k] = _clone(editor, source, nodes, done)
+    for k, output in enumerate(node.output):
+        done[output] = copy.output[k] = editor.fresh_name(f"{output}_before") if output else ""
+    copy.name = done[name]
+    nodes.append(copy)
+    return done[name]
+
+
+def _reading(editor: Editor, node: onnx.NodeProto, nodes: list[onnx.NodeProto]) -> str:
+    """Shape or Size of a tensor as it was before the cut: literal along cut axes, live along the others."""
+    tensor = node.input[0]
+    if not editor.kept.changed(tensor):
+        return str(node.output[0])
+    old, new = editor.kept.trace.shapes.shape[tensor], editor.kept.shape(tensor)
+    base = editor.fresh_name(f"{node.output[0]}_before")
+    mask, sizes, live = (editor.fresh_name(f"{base}_{part}") for part in ("cut", "sizes", "live"))
+    bounds = {a.name: a.i for a in node.attribute} if node.op_type == "Shape" else {}
+    window = slice(bounds.get("start", 0), bounds.get("end"))
+    editor.put_initializer(mask, np.asarray([a != b for a, b in zip(old, new, strict=True)][window]))
+    editor.put_initializer(sizes, np.asarray(old[window], np.int64))
+    whole = base if node.op_type == "Shape" else editor.fresh_name(f"{base}_shape")
+    nodes.append(helper.make_node("Shape", [tensor], [live], name=live, **bounds))
+    nodes.append(helper.make_node("Where", [mask, sizes, live], [whole], name=whole))
+    if node.op_type == "Size":
+        nodes.append(helper.make_node("ReduceProd", [whole], [base], name=base, keepdims=0))
+    return base
