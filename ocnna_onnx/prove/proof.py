@@ -15,10 +15,9 @@ from ..model.graph import AnyArray, bodies
 from ..model.session import Runtime
 from ..trace.groups import Group
 from ..trace.kept import Kept
-from ..trace.types import Trace
 from .compare import FINE_FLOOR, FINE_LIMIT, TOLERANCE, relative_error
 from .inputs import Feed
-from .masked import masked_original
+from .masked import WHERE_OPSET, masked_original
 from .taps import chunks, failing_node, group_taps, run_taps, wrong_shape
 
 CLEARLY = 10.0
@@ -29,9 +28,6 @@ NOISE = 10.0
 tolerance, rounding is what limits the comparison, and this many times that difference is allowed."""
 
 NOISE_CAP = 0.05
-
-LINEAR = ("BatchNormalization", "Add", "Sub", "Mul", "Div", "Identity", "Cast")
-ACTIVATIONS = ("Relu", "Clip", "PRelu", "ThresholdedRelu", "LeakyRelu", "HardSwish", "HardSigmoid")
 
 
 @dataclass(frozen=True)
@@ -142,7 +138,7 @@ def prove(
         used.append(feed)
         silent = {g for g in silent if found.effect.get(g, 0.0) <= CLEARLY * found.tolerance}
     for group in cut:
-        if group.id in silent and not _is_dead(models, group, used):
+        if group.id in silent and not _shows_when_stirred(models, group, used):
             name = trace.graph.names[trace.sources[group.sources[0]].node]
             text = f"silencing channels of '{name}' changes nothing (or nothing finite) on these inputs"
             return found.verdict(f"inconclusive: {text}", name)
@@ -228,32 +224,27 @@ def _compare_on(models: _Models, feed: Feed, found: _Findings) -> Proof | None:
     return None
 
 
-def _is_dead(models: _Models, group: Group, feeds: Sequence[Feed]) -> bool:
-    """Whether the removed channels of a group are 0 in all members from the start (behind the first activation), or
-    nothing reads them. Channels that live there and are silenced later by something else are not dead."""
-    trace = models.kept.trace
+def _shows_when_stirred(models: _Models, group: Group, feeds: Sequence[Feed]) -> bool:
+    """For a group whose removed channels are dead, or nearly: whether they would have shown had they been alive, in
+    front of consumers whose kept channels are alive (so that a wrong cut of the consumer's weights had shown too)."""
+    trace, keep = models.kept.trace, models.kept.keep
     if not group.consumers:
-        return True
-    sources = [trace.sources[s] for s in group.sources]
-    places = {s.tensor: _behind_activation(trace, s.tensor) for s in sources}
+        return True  # nothing reads them
+    if trace.graph.opset < WHERE_OPSET:
+        return False
+    places = [(n, i) for n, i in trace.masks if n in group.consumers]
+    stirred_model = masked_original(trace, keep, frozenset(places))
+    inputs = {p: trace.graph.nodes[p[0]].input[p[1]] for p in places}
     for feed in feeds:
-        values = run_taps(models.oracle, sorted(set(places.values())), feed.values, models.runtime)
-        for source in sources:
-            gone = np.flatnonzero(~models.kept.keep[source.units])
-            if np.abs(values[places[source.tensor]].take(gone, axis=source.axis)).max(initial=0) > 0:
-                return False
-    return bool(feeds)
-
-
-def _behind_activation(trace: Trace, tensor: str) -> str:
-    """The output of the activation that follows a source, over normalisation and bias; the tensor itself if none."""
-    current = tensor
-    while len(readers := trace.graph.consumers.get(current, [])) == 1:
-        node = trace.graph.nodes[readers[0][0]]
-        others = [n for k, n in enumerate(node.input) if k != readers[0][1] and n]
-        if node.op_type not in (*LINEAR, *ACTIVATIONS) or any(n not in trace.constants.fixed for n in others):
-            break
-        current = str(node.output[0])
-        if node.op_type in ACTIVATIONS:
-            return current
-    return tensor
+        for place, tensor in inputs.items():
+            output = trace.graph.nodes[place[0]].output[0]
+            tolerance = models.tolerance(output)
+            if tolerance is None:
+                continue
+            masked = run_taps(models.oracle, [tensor, output], feed.values, models.runtime)
+            stirred = run_taps(stirred_model, [output], feed.values, models.runtime)
+            alive = np.abs(masked[tensor][np.ix_(*models.kept.indices(tensor))].astype(np.float64)).max(initial=0)
+            effect = relative_error(stirred[output], masked[output], (1,))
+            if 0 < alive < float("inf") and CLEARLY * tolerance < effect < float("inf"):
+                return True
+    return False
