@@ -6,14 +6,11 @@ library that shares no code with it.
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
 from ..errors import ModelError
-from ..model.graph import AnyArray
 from ..trace.labels import BoolArray, spread
 from ..trace.types import Trace
 
@@ -37,12 +34,10 @@ def _without_repetition(mask: BoolArray) -> BoolArray:
     return mask
 
 
-def masked_original(trace: Trace, keep: BoolArray, stir: Collection[tuple[int, int]] = frozenset()) -> onnx.ModelProto:
+def masked_original(trace: Trace, keep: BoolArray) -> onnx.ModelProto:
     """The original with `Where(keep, x, 0)` in front of every operator that mixes channels.
 
-    `Where`, because Inf · 0 is NaN; before opset 9, which has no Where, `Mul`. stir: (node, input) places where
-    removed channels become seeded noise instead of 0, to see whether they would show there at all (from opset 9).
-    Raises ModelError before opset 7.
+    `Where`, because Inf · 0 is NaN; before opset 9, which has no Where, `Mul`. Raises ModelError before opset 7.
     """
     if trace.graph.opset < MUL_OPSET:
         raise ModelError(
@@ -51,29 +46,25 @@ def masked_original(trace: Trace, keep: BoolArray, stir: Collection[tuple[int, i
         )
     graph = gs.import_onnx(trace.graph.proto)
     nodes = list(graph.nodes)
-    rng = np.random.default_rng(0)
     for index, i in trace.masks:
         tensor = trace.graph.nodes[index].input[i]
         mask = keep_mask(trace, tensor, keep)
         if mask is None:
             continue
         dtype = onnx.helper.tensor_dtype_to_np_dtype(trace.shapes.dtype[tensor])
-        other = rng.uniform(1, 10, mask.shape) if (index, i) in stir else np.zeros(1)
-        x = nodes[index].inputs[i]
-        nodes[index].inputs[i] = _choose(graph, mask, x, other.astype(dtype), f"{tensor}//{index}//{i}")
+        nodes[index].inputs[i] = _silence(graph, nodes[index].inputs[i], mask, dtype, f"{tensor}//{index}//{i}")
     graph.toposort(recurse_subgraphs=False)
     model: onnx.ModelProto = gs.export_onnx(graph, do_type_check=False)
     model.ir_version = max(trace.graph.proto.ir_version, ORACLE_IR)
     return model
 
 
-def _choose(graph: gs.Graph, mask: BoolArray, x: gs.Tensor, other: AnyArray, name: str) -> gs.Variable:
-    """Where(mask, x, other); before opset 9 x · mask, which is the same where `other` is 0."""
-    out = gs.Variable(f"{name}//chosen")
+def _silence(graph: gs.Graph, x: gs.Tensor, mask: BoolArray, dtype: np.dtype[np.generic], name: str) -> gs.Variable:
+    out = gs.Variable(f"{name}//silenced")
     if graph.opset >= WHERE_OPSET:
-        inputs = [gs.Constant(f"{name}//keep", mask), x, gs.Constant(f"{name}//other", other)]
+        inputs = [gs.Constant(f"{name}//keep", mask), x, gs.Constant(f"{name}//neutral", np.zeros(1, dtype))]
         graph.nodes.append(gs.Node("Where", out.name, inputs=inputs, outputs=[out]))
     else:
-        inputs = [x, gs.Constant(f"{name}//keep", mask.astype(other.dtype))]
+        inputs = [x, gs.Constant(f"{name}//keep", mask.astype(dtype))]
         graph.nodes.append(gs.Node("Mul", out.name, inputs=inputs, outputs=[out]))
     return out

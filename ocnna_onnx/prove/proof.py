@@ -17,7 +17,8 @@ from ..trace.groups import Group
 from ..trace.kept import Kept
 from .compare import FINE_FLOOR, FINE_LIMIT, TOLERANCE, relative_error
 from .inputs import Feed
-from .masked import WHERE_OPSET, masked_original
+from .local import local_error
+from .masked import masked_original
 from .taps import chunks, failing_node, group_taps, run_taps, wrong_shape
 
 CLEARLY = 10.0
@@ -28,6 +29,9 @@ NOISE = 10.0
 tolerance, rounding is what limits the comparison, and this many times that difference is allowed."""
 
 NOISE_CAP = 0.05
+
+LOCAL_SCALES = (1.0, 1e6, 1e12, 1e18)
+FLOAT = int(onnx.TensorProto.FLOAT)
 
 
 @dataclass(frozen=True)
@@ -138,7 +142,7 @@ def prove(
         used.append(feed)
         silent = {g for g in silent if found.effect.get(g, 0.0) <= CLEARLY * found.tolerance}
     for group in cut:
-        if group.id in silent and not _shows_when_stirred(models, group, used):
+        if group.id in silent and not _proven_locally(models, group, next(iter(used), None)):
             name = trace.graph.names[trace.sources[group.sources[0]].node]
             text = f"silencing channels of '{name}' changes nothing (or nothing finite) on these inputs"
             return found.verdict(f"inconclusive: {text}", name)
@@ -224,27 +228,26 @@ def _compare_on(models: _Models, feed: Feed, found: _Findings) -> Proof | None:
     return None
 
 
-def _shows_when_stirred(models: _Models, group: Group, feeds: Sequence[Feed]) -> bool:
-    """For a group whose removed channels are dead, or nearly: whether they would have shown had they been alive, in
-    front of consumers whose kept channels are alive (so that a wrong cut of the consumer's weights had shown too)."""
-    trace, keep = models.kept.trace, models.kept.keep
-    if not group.consumers:
-        return True  # nothing reads them
-    if trace.graph.opset < WHERE_OPSET:
-        return False
-    places = [(n, i) for n, i in trace.masks if n in group.consumers]
-    stirred_model = masked_original(trace, keep, frozenset(places))
-    inputs = {p: trace.graph.nodes[p[0]].input[p[1]] for p in places}
-    for feed in feeds:
-        for place, tensor in inputs.items():
-            output = trace.graph.nodes[place[0]].output[0]
-            tolerance = models.tolerance(output)
-            if tolerance is None:
-                continue
-            masked = run_taps(models.oracle, [tensor, output], feed.values, models.runtime)
-            stirred = run_taps(stirred_model, [output], feed.values, models.runtime)
-            alive = np.abs(masked[tensor][np.ix_(*models.kept.indices(tensor))].astype(np.float64)).max(initial=0)
-            effect = relative_error(stirred[output], masked[output], (1,))
-            if 0 < alive < float("inf") and CLEARLY * tolerance < effect < float("inf"):
-                return True
-    return False
+def _proven_locally(models: _Models, group: Group, feed: Feed | None) -> bool:
+    """For a group that the inputs cannot tell about: whether its consumers can be proven one by one on numbers of our
+    own. Channels that change nothing there however large they are, where the kept ones do, are dead."""
+    trace = models.kept.trace
+    for node, i in trace.masks:
+        tolerance = models.tolerance(trace.graph.nodes[node].output[0])
+        if node not in group.consumers or tolerance is None:
+            continue
+        if feed is None:
+            return False
+        effect, answers = 0.0, False
+        for scale in LOCAL_SCALES if trace.shapes.dtype[trace.graph.nodes[node].input[i]] == FLOAT else (1.0,):
+            error, effect, response = local_error(
+                models.kept, models.pruned, node, i, feed.values, models.runtime, scale
+            )
+            if error > tolerance:
+                return False
+            answers = answers or response > CLEARLY * tolerance
+            if effect > CLEARLY * tolerance:
+                break
+        if effect <= CLEARLY * tolerance and (effect > 0 or not answers):
+            return False
+    return True
