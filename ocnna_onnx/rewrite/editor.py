@@ -27,6 +27,8 @@ class Editor:
     kept: Kept
     model: onnx.ModelProto
     rewrites: list[dict[str, Any]] = field(default_factory=list)
+    computed_shapes: dict[str, Shape] = field(default_factory=dict)
+    """Constants that are still computed in the graph, from smaller ones -> their shape now."""
     _added: dict[int, tuple[list[onnx.NodeProto], list[onnx.NodeProto]]] = field(default_factory=dict)
 
     @cached_property

@@ -15,7 +15,9 @@ from ..trace.kept import Kept
 from ..trace.labels import BoolArray, Shape
 from ..trace.rules import RULES
 from ..trace.types import Trace
+from .chains import can_push_back, push_back
 from .constants import CutRecord, cut_array, operand_cuts, signature
+from .constants import Kept as AxesKept
 from .editor import Editor, Surgery
 from .freeze import freeze_values
 
@@ -52,7 +54,8 @@ def rewrite(trace: Trace, keep: BoolArray) -> Rewritten:
                 rule.rewrite(Surgery(editor, i))
     freeze_values(editor)
     finished = editor.finish()
-    return Rewritten(finished, tuple(cuts), tuple(editor.rewrites), kept, {**kept.shapes(), **_stored_shapes(finished)})
+    shapes = {**kept.shapes(), **_stored_shapes(finished), **editor.computed_shapes}
+    return Rewritten(finished, tuple(cuts), tuple(editor.rewrites), kept, shapes)
 
 
 def _stored_shapes(model: onnx.ModelProto) -> dict[str, Shape]:
@@ -74,6 +77,13 @@ def _cut_constants(editor: Editor) -> list[CutRecord]:
     for node, i in operands:
         by_root.setdefault(constants.root(graph.nodes[node].input[i]), []).append((node, i))
     records: list[CutRecord] = []
+
+    def leaf(node: int, i: int, name: str, axes: AxesKept, alone: bool) -> str:
+        root = constants.root(name)
+        stored = _store(editor, root, alone and root == name, cut_array(_value(trace, root), axes))
+        records.extend(_records(graph.names[node], i, root, stored, axes))
+        return stored
+
     for root, places in by_root.items():
         direct = [p for p in places if graph.nodes[p[0]].input[p[1]] == root]
         variants = {signature(operands[p]) for p in places}
@@ -82,15 +92,20 @@ def _cut_constants(editor: Editor) -> list[CutRecord]:
         for node, i in places:
             axes = operands[(node, i)]
             key = signature(axes)
-            if key not in names:
-                names[key] = _store(
-                    editor, root, graph.nodes[node].input[i], in_place, cut_array(_value(trace, root), axes)
-                )
+            computed = root in graph.producer and graph.nodes[graph.producer[root]].op_type != "Constant"
+            pushed = computed and can_push_back(editor, root, axes)
+            if key not in names and pushed:
+                names[key] = push_back(editor, root, axes, leaf, node, in_place)
+            elif key not in names:
+                names[key] = _store(editor, root, in_place, cut_array(_value(trace, root), axes))
             editor.nodes[node].input[i] = names[key]
-            for axis, stays in axes.items():
-                indices = tuple(np.flatnonzero(stays).tolist())
-                records.append(CutRecord(graph.names[node], i, root, names[key], axis, indices))
+            if not pushed:
+                records.extend(_records(graph.names[node], i, root, names[key], axes))
     return records
+
+
+def _records(node: str, i: int, root: str, stored: str, axes: AxesKept) -> list[CutRecord]:
+    return [CutRecord(node, i, root, stored, a, tuple(np.flatnonzero(m).tolist())) for a, m in axes.items()]
 
 
 def _value(trace: Trace, name: str) -> AnyArray:
@@ -100,7 +115,7 @@ def _value(trace: Trace, name: str) -> AnyArray:
     return value
 
 
-def _store(editor: Editor, root: str, name: str, in_place: bool, array: AnyArray) -> str:
+def _store(editor: Editor, root: str, in_place: bool, array: AnyArray) -> str:
     """Put a cut constant where its readers find it; returns the tensor's name."""
     graph = editor.kept.trace.graph
     original = graph.initializers.get(root)

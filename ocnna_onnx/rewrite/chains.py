@@ -1,0 +1,154 @@
+"""Weights that the graph computes from other constants (transposed, cast, dequantized, expanded): the cut is pushed
+back to where the numbers are stored, so that the file shrinks and keeps its form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+
+import numpy as np
+import onnx
+
+from ..model.graph import attribute, is_standard
+from ..trace.labels import BoolArray, Shape
+from ..trace.rules.elementwise import NARY, UNARY
+from .constants import Kept
+from .editor import Editor
+
+Leaf = Callable[[int, int, str, Kept, bool], str]
+"""(node, input, stored constant, what stays, whether nothing else reads it) -> the name of the cut constant."""
+
+QUANTIZERS = ("DequantizeLinear", "QuantizeLinear")
+VIEWS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
+
+
+def can_push_back(editor: Editor, name: str, axes: Kept) -> bool:
+    """Whether the operators that make the computed constant `name` are all known here, back to what is stored."""
+    trace = editor.kept.trace
+    if not _is_computed(editor, name):
+        return name in trace.graph.initializers or name in trace.graph.producer
+    index = trace.graph.producer[name]
+    node = trace.graph.nodes[index]
+    demands = _demands(editor, index, axes) if len(node.output) == 1 else None
+    if demands is None:
+        return False
+    return all(can_push_back(editor, node.input[k], own) for k, own in demands.items() if _some_goes(own))
+
+
+def push_back(editor: Editor, name: str, axes: Kept, leaf: Leaf, before: int, in_place: bool) -> str:
+    """A tensor with what stays of the computed constant `name`, made by the same operators from smaller constants.
+
+    before: the node that reads it. in_place: nobody else does, so its nodes are edited rather than copied. Only where
+    `can_push_back`.
+    """
+    trace = editor.kept.trace
+    index = trace.graph.producer[name]
+    node = trace.graph.nodes[index]
+    inputs: dict[int, str] = {}
+    for k, own in (_demands(editor, index, axes) or {}).items():
+        source = node.input[k]
+        if not _some_goes(own):
+            continue
+        alone = in_place and editor.readers.get(source) == 1
+        if _is_computed(editor, source):
+            inputs[k] = push_back(editor, source, own, leaf, before, alone)
+        else:
+            inputs[k] = leaf(index, k, source, {a: m for a, m in own.items() if not m.all()}, alone)
+    edited = editor.nodes[index]
+    if not in_place:
+        edited = onnx.NodeProto()
+        edited.CopyFrom(node)
+        edited.output[0] = edited.name = editor.fresh_name(f"{name}_pruned")
+        editor.before(before, [edited])
+    for k, new in inputs.items():
+        edited.input[k] = new
+    target = _target_shape(editor, index, axes)
+    if target is not None:
+        position, literal = target
+        old = trace.constants.value(node.input[position])
+        stored = editor.fresh_name(f"{node.input[position]}_pruned")
+        editor.put_initializer(stored, np.asarray(literal, np.int64))
+        edited.input[position] = stored
+        editor.note(index, f"input {position}", None if old is None else old.tolist(), literal)
+    out = trace.shapes.shape[name]
+    editor.computed_shapes[edited.output[0]] = tuple(int(axes[a].sum()) if a in axes else s for a, s in enumerate(out))
+    return str(edited.output[0])
+
+
+def _is_computed(editor: Editor, name: str) -> bool:
+    graph = editor.kept.trace.graph
+    made = graph.producer.get(name)
+    return made is not None and name not in graph.initializers and graph.nodes[made].op_type != "Constant"
+
+
+def _some_goes(axes: Kept) -> bool:
+    return any(not m.all() for m in axes.values())
+
+
+def _demands(editor: Editor, index: int, axes: Kept) -> dict[int, Kept] | None:
+    """For each operand of a constant's operator what must stay of it, or None where we cannot tell."""
+    trace = editor.kept.trace
+    node = trace.graph.nodes[index]
+    shape = trace.shapes.shape
+    if not is_standard(node) or any(n and n not in shape for n in (*node.input, *node.output)):
+        return None
+    op, out = node.op_type, shape[node.output[0]]
+    if op == "Transpose":
+        perm = attribute(node, "perm", range(len(out))[::-1])
+        return {0: {int(perm[a]): m for a, m in axes.items()}}
+    if op in QUANTIZERS:
+        return _quantizer(node, shape[node.input[0]], [shape[n] for n in node.input if n], axes)
+    if op in UNARY or op == "Dropout":
+        return {0: axes}
+    if op in NARY or op == "Expand":
+        operands = range(len(node.input)) if op in NARY else (0,)
+        return {k: _broadcast(shape[node.input[k]], out, axes) for k in operands if node.input[k]}
+    if op == "ConstantOfShape":
+        return {}
+    if op in VIEWS and not (op == "Reshape" and len(node.input) < 2):
+        found = _viewed(shape[node.input[0]], out, axes)
+        return None if found is None else {0: found}
+    return None
+
+
+def _quantizer(node: onnx.NodeProto, x: Shape, operands: list[Shape], axes: Kept) -> dict[int, Kept] | None:
+    """Codes as the result; scale and zero point along the quantized axis. Blocks are not followed."""
+    if attribute(node, "block_size", 0):
+        return None
+    axis = int(attribute(node, "axis", 1)) % max(1, len(x))
+    found = {0: axes}
+    for k, shape in enumerate(operands[1:], 1):
+        if prod(shape) > 1 and axis in axes:
+            found[k] = {0: axes[axis]}
+    return found
+
+
+def _broadcast(shape: Shape, out: Shape, axes: Kept) -> Kept:
+    missing = len(out) - len(shape)
+    return {a - missing: m for a, m in axes.items() if a >= missing and shape[a - missing] != 1}
+
+
+def _viewed(source: Shape, out: Shape, axes: Kept) -> Kept | None:
+    """What stays of a tensor before it was reshaped: None unless that is whole slices along its axes."""
+    stays = np.ones(out, bool)
+    for a, m in axes.items():
+        stays &= m.reshape([-1 if d == a else 1 for d in range(len(out))])
+    before = stays.reshape(source)
+    found: Kept = {}
+    outer = np.ones([1] * len(source), bool)
+    for axis in range(len(source)):
+        mask: BoolArray = np.asarray(before.any(axis=tuple(d for d in range(len(source)) if d != axis)), bool)
+        found[axis] = mask
+        outer = outer & mask.reshape([-1 if d == axis else 1 for d in range(len(source))])
+    return found if bool((outer == before).all()) else None
+
+
+def _target_shape(editor: Editor, index: int, axes: Kept) -> tuple[int, list[int]] | None:
+    """(operand, new literal) for operators that spell the shape of their result."""
+    trace = editor.kept.trace
+    node = trace.graph.nodes[index]
+    position = {"Reshape": 1, "Expand": 1, "ConstantOfShape": 0}.get(node.op_type)
+    if position is None or len(node.input) <= position:
+        return None
+    out = trace.shapes.shape[node.output[0]]
+    return position, [int(axes[a].sum()) if a in axes else size for a, size in enumerate(out)]
