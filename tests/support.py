@@ -209,10 +209,10 @@ CONTRACTIONS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 def zeroed_original(trace: Trace, rewritten: Rewritten) -> onnx.ModelProto | None:
     """The original in which the weights that read removed channels are zero: an oracle made from the report's cuts
     alone, without masks. None where something else than constant weights mixes channels."""
-    fixed = trace.constants.fixed
+    stored = tensors(trace.graph.proto)
     for index, i in trace.masks:
         node = trace.graph.nodes[index]
-        if node.op_type not in CONTRACTIONS or node.input[1 - i] not in fixed:
+        if node.op_type not in CONTRACTIONS or trace.constants.root(node.input[1 - i]) not in stored:
             return None
     model = onnx.ModelProto()
     model.CopyFrom(trace.graph.proto)

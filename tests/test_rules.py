@@ -1093,6 +1093,71 @@ case(
 # --- the tables above ---
 
 
+# --- quantized activations and weights ---
+
+CODES = np.random.default_rng(7)
+
+
+def codes(*shape: int, low: int = -100, high: int = 100, kind: type[np.generic] = np.int8) -> np.ndarray[Any, Any]:
+    return CODES.integers(low, high, shape).astype(kind)
+
+
+case(
+    "quantized activations, per tensor, and dequantized weights, per channel",
+    {"a": 4, "c": 4},
+    chain(
+        """q = QuantizeLinear(a, s, z) d = DequantizeLinear(q, s, z) wd = DequantizeLinear<axis=0>(w, ws, wz)
+        c = Conv(d, wd, b) qc = QuantizeLinear(c, s, z) m = DequantizeLinear(qc, s, z)""",
+        """float s = {0.05}, uint8 z = {120}, int8[8,8,1,1] w, float[8] ws, int8[8] wz, float[8] b""",
+        w=codes(8, 8, 1, 1),
+        ws=np.linspace(0.002, 0.01, 8),
+        wz=np.zeros(8),
+    ),
+)
+case(
+    "quantized activations, per channel",
+    {"a": 4},
+    chain(
+        "q = QuantizeLinear<axis=1>(a, s, z) m = DequantizeLinear<axis=1>(q, s, z)",
+        "float[8] s, uint8[8] z",
+        s=np.linspace(0.03, 0.08, 8),
+        z=np.arange(120, 128),
+    ),
+)
+case(
+    "QLinearConv, zero points, scales per channel",
+    {"a": 4, "c": 4},
+    chain(
+        """q = QuantizeLinear(a, s, z) c = QLinearConv(q, s, z, w, ws, wz, s, z, bq) m = DequantizeLinear(c, s, z)""",
+        "float s = {0.05}, uint8 z = {120}, int8[8,8,1,1] w, float[8] ws, int8[8] wz, int32[8] bq",
+        w=codes(8, 8, 1, 1),
+        ws=np.linspace(0.002, 0.01, 8),
+        wz=np.zeros(8),
+        bq=codes(8, low=-500, high=500, kind=np.int32),
+    ),
+)
+case(
+    "QLinearConv, depthwise",
+    {"a": 4, "c": 4},
+    chain(
+        """q = QuantizeLinear(a, s, z)
+        c = QLinearConv<group=8>(q, s, z, w, ws, wz, s, z) m = DequantizeLinear(c, s, z)""",
+        "float s = {0.05}, uint8 z = {120}, int8[8,1,1,1] w, float ws = {0.01}, int8 wz = {0}",
+        w=codes(8, 1, 1, 1),
+    ),
+)
+case(
+    "ConvInteger behind a dynamic quantization",
+    {"a": 4, "c": 4},
+    chain(
+        """q, s, z = DynamicQuantizeLinear(a) c = ConvInteger(q, w, z) f = Cast<to=1>(c) k = Mul(f, small)
+        m = Relu(k)""",
+        "uint8[8,8,1,1] w, float small = {0.0001}",
+        w=codes(8, 8, 1, 1, low=0, high=255, kind=np.uint8),
+    ),
+)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_what_is_free_goes_and_is_proven(name: str) -> None:
     model, gone = CASES[name]

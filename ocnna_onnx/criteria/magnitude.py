@@ -27,6 +27,10 @@ def filters(trace: Trace, source: Source) -> FloatArray:
         right = node.input[1] in trace.constants.fixed
         weight = _value(trace, node.input[1 if right else 0])
         matrix = np.moveaxis(weight, -1 if right else -2, 0).reshape(channels, -1)
+    elif node.op_type == "QLinearConv":  # codes, scaled as the layer scales them
+        codes, zero = _value(trace, node.input[3]), np.asarray(_value(trace, node.input[5]), np.float64)
+        scale = np.asarray(_value(trace, node.input[4]), np.float64)
+        matrix = (codes.reshape(channels, -1) - zero.reshape(-1, 1)) * scale.reshape(-1, 1)
     else:
         matrix = _value(trace, node.input[1]).reshape(channels, -1)
     return np.asarray(np.asarray(matrix, np.float64) * _batch_norm_scale(trace, source)[:, None])

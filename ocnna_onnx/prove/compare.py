@@ -27,6 +27,11 @@ TOLERANCE: dict[int, float] = {
     TensorProto.BFLOAT16: 5e-2,
 }
 
+QUANTIZED = 2e-2
+"""For codes, and behind a quantizer: rounding of the sums in front of it may turn a code by one."""
+
+QUANTIZERS = ("QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul")
+
 
 def relative_error(a: AnyArray, b: AnyArray, axes: Iterable[int], floor: float = FLOOR) -> float:
     """max |a − b| / max |b|, over the tensor and for every index of each axis in `axes`; inf where a is not finite."""

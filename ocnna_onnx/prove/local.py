@@ -30,12 +30,23 @@ def local_error(
     """
     graph = kept.trace.graph
     tensor, output = graph.nodes[node].input[i], graph.nodes[node].output[0]
-    dtype = helper.tensor_dtype_to_np_dtype(kept.trace.shapes.dtype[tensor])
+    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(kept.trace.shapes.dtype[tensor]))
     stays = [kept.along(tensor, axis) for axis in range(len(kept.trace.shapes.shape[tensor]))]
     labelled = {axis for x in kept.trace.labels[tensor] for axis in x.axes}
     shape = [len(s) if axis in labelled else 1 for axis, s in enumerate(stays)]
-    noise = np.random.default_rng(0).uniform(1, 10, shape) * scale
-    noise = noise.astype(dtype)
+    operand = kept.trace.masks[(node, i)]
+    silence = None if operand is None else graph.nodes[node].input[operand]  # a zero point, possibly computed
+    neutral: AnyArray | None = np.zeros(1, dtype)
+    if silence is not None:
+        neutral = kept.trace.constants.value(silence)
+    if neutral is None and silence is not None:
+        neutral = run_taps(graph.proto, [silence], feed, runtime)[silence]
+    assert neutral is not None
+    rng = np.random.default_rng(0)
+    if dtype.kind in "iu":
+        noise = rng.integers(np.iinfo(dtype).min, np.iinfo(dtype).max, shape, dtype, endpoint=True)
+    else:
+        noise = (rng.uniform(1, 10, shape) * scale).astype(dtype)
     mask = np.ones([1] * len(shape), bool)
     for axis in labelled:
         mask = mask & stays[axis].reshape([-1 if a == axis else 1 for a in range(len(shape))])
@@ -44,10 +55,10 @@ def local_error(
     def outcome(model: onnx.ModelProto, values: AnyArray) -> AnyArray:
         return run_taps(_injected(model, output, i, values, graph.opset), [output], feed, runtime)[output]
 
-    plain, silenced = outcome(graph.proto, noise), outcome(graph.proto, np.where(mask, noise, 0).astype(dtype))
+    plain, silenced = outcome(graph.proto, noise), outcome(graph.proto, np.where(mask, noise, neutral).astype(dtype))
     small = outcome(pruned, few)
     error = relative_error(small, silenced[np.ix_(*kept.indices(output))], (1, -1))
-    nothing = outcome(graph.proto, np.zeros_like(noise))
+    nothing = outcome(graph.proto, np.broadcast_to(neutral, noise.shape))
     return error, relative_error(silenced, plain, (1,)), relative_error(nothing, silenced, (1,))
 
 

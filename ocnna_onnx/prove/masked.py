@@ -52,17 +52,23 @@ def masked_original(trace: Trace, keep: BoolArray) -> onnx.ModelProto:
         if mask is None:
             continue
         dtype = onnx.helper.tensor_dtype_to_np_dtype(trace.shapes.dtype[tensor])
-        nodes[index].inputs[i] = _silence(graph, nodes[index].inputs[i], mask, dtype, f"{tensor}//{index}//{i}")
+        operand = trace.masks[(index, i)]
+        name = f"{tensor}//{index}//{i}"
+        zero = gs.Constant(f"{name}//neutral", np.zeros(1, dtype))
+        neutral = zero if operand is None else nodes[index].inputs[operand]
+        nodes[index].inputs[i] = _silence(graph, nodes[index].inputs[i], mask, neutral, dtype, name)
     graph.toposort(recurse_subgraphs=False)
     model: onnx.ModelProto = gs.export_onnx(graph, do_type_check=False)
     model.ir_version = max(trace.graph.proto.ir_version, ORACLE_IR)
     return model
 
 
-def _silence(graph: gs.Graph, x: gs.Tensor, mask: BoolArray, dtype: np.dtype[np.generic], name: str) -> gs.Variable:
+def _silence(
+    graph: gs.Graph, x: gs.Tensor, mask: BoolArray, neutral: gs.Tensor, dtype: np.dtype[np.generic], name: str
+) -> gs.Variable:
     out = gs.Variable(f"{name}//silenced")
     if graph.opset >= WHERE_OPSET:
-        inputs = [gs.Constant(f"{name}//keep", mask), x, gs.Constant(f"{name}//neutral", np.zeros(1, dtype))]
+        inputs = [gs.Constant(f"{name}//keep", mask), x, neutral]
         graph.nodes.append(gs.Node("Where", out.name, inputs=inputs, outputs=[out]))
     else:
         inputs = [x, gs.Constant(f"{name}//keep", mask.astype(dtype))]

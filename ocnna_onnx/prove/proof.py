@@ -15,7 +15,8 @@ from ..model.graph import AnyArray, bodies
 from ..model.session import Runtime
 from ..trace.groups import Group
 from ..trace.kept import Kept
-from .compare import FINE_FLOOR, FINE_LIMIT, TOLERANCE, relative_error
+from ..trace.types import Trace
+from .compare import FINE_FLOOR, FINE_LIMIT, QUANTIZED, QUANTIZERS, TOLERANCE, relative_error
 from .inputs import Feed
 from .local import local_error
 from .masked import masked_original
@@ -31,7 +32,7 @@ tolerance, rounding is what limits the comparison, and this many times that diff
 NOISE_CAP = 0.05
 
 LOCAL_SCALES = (1.0, 1e6, 1e12, 1e18)
-FLOAT = int(onnx.TensorProto.FLOAT)
+FLOAT, INT64, BOOL = (int(getattr(onnx.TensorProto, name)) for name in ("FLOAT", "INT64", "BOOL"))
 
 
 @dataclass(frozen=True)
@@ -93,15 +94,30 @@ class _Models:
     runtime: Runtime
     rtol: float | None
     taps: Mapping[str, Sequence[int]]
+    quantized: frozenset[str]
 
     def node_of(self, tensor: str) -> str:
         graph = self.kept.trace.graph
         return graph.names[graph.producer[tensor]]
 
     def tolerance(self, tensor: str) -> float | None:
-        """None for what is no float tensor."""
+        """None for what is neither numbers nor codes (indices, masks)."""
         own = TOLERANCE.get(self.kept.trace.shapes.dtype.get(tensor, 0))
+        if tensor in self.quantized:
+            own = max(own or 0.0, QUANTIZED)
         return own if own is None or self.rtol is None else self.rtol
+
+
+def _behind_quantizers(trace: Trace) -> frozenset[str]:
+    """Tensors that depend on quantized activations."""
+    found: set[str] = set()
+    for i in trace.graph.order:
+        node = trace.graph.nodes[i]
+        if any(o in trace.constants.ahead for o in node.output):
+            continue
+        if node.op_type in (*QUANTIZERS, "ConvInteger", "MatMulInteger") or any(n in found for n in node.input):
+            found.update(o for o in node.output if o and trace.shapes.dtype.get(o) not in (INT64, BOOL))
+    return frozenset(found)
 
 
 def prove(
@@ -122,7 +138,8 @@ def prove(
     if (random := _random_node(trace.graph.proto)) is not None:
         raise ProofFailed(f"node '{random[0]}': {random[1]}, so nothing can be proven", random[0])
     cut = [g for g in groups if any(not kept.keep[trace.sources[s].units].all() for s in g.sources)]
-    models = _Models(kept, masked_original(trace, kept.keep), pruned, runtime, rtol, group_taps(trace, cut))
+    oracle, quantized = masked_original(trace, kept.keep), _behind_quantizers(trace)
+    models = _Models(kept, oracle, pruned, runtime, rtol, group_taps(trace, cut), quantized)
     found = _Findings()
     silent = {g.id for g in cut}
     used: list[Feed] = []
@@ -206,7 +223,8 @@ def _compare_on(models: _Models, feed: Feed, found: _Findings) -> Proof | None:
             if error > tolerance and not feed.decisive:
                 continue
             fine = relative_error(small[name], reference, (1, -1), FINE_FLOOR)
-            if models.rtol is None and (tolerance < error <= NOISE_CAP or fine > FINE_LIMIT):
+            exact = name not in models.quantized
+            if exact and models.rtol is None and (tolerance < error <= NOISE_CAP or fine > FINE_LIMIT):
                 fused = fused or run_taps(models.oracle, names, feed.values, models.runtime, optimize=True)
                 noise = relative_error(fused[name], masked[name], (1, -1))
                 fine_noise = relative_error(fused[name], masked[name], (1, -1), FINE_FLOOR)

@@ -28,7 +28,7 @@ class Record:
     sources: list[Source] = field(default_factory=list)
     cuts: list[Cut] = field(default_factory=list)
     walls: list[Wall] = field(default_factory=list)
-    masks: dict[tuple[int, int], None] = field(default_factory=dict)
+    masks: dict[tuple[int, int], int | None] = field(default_factory=dict)
     joins: list[tuple[IntArray, IntArray]] = field(default_factory=list)
     choices: list[Choice] = field(default_factory=list)
     units: int = 0
@@ -131,9 +131,10 @@ class NodeTrace:
         """Constant input i shrinks along `axis` as `labels` do along their axis `along`."""
         self.record.cuts.append(Cut(self.index, i, axis, labels, along))
 
-    def mask(self, i: int) -> None:
-        """This node mixes channels of input i: the oracle silences removed ones in front of it."""
-        self.record.masks[(self.index, i)] = None
+    def mask(self, i: int, neutral: int | None = None) -> None:
+        """This node mixes channels of input i: the oracle silences removed ones in front of it. neutral: the input
+        that holds what silence is (a zero point), where it is not 0."""
+        self.record.masks[(self.index, i)] = neutral if neutral is not None and self.has(neutral) else None
 
     def join(self, a: Labels, b: Labels, reason: str, i: int = 0) -> None:
         """At every position the units of a and b go together; where one is fixed the other is walled."""

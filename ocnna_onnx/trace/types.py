@@ -70,7 +70,8 @@ class Trace:
 
     labels: tensor -> its label arrays (none: fixed). unit_class: int64 [units + 1], the class (one decision) of each
     unit. free: bool per class, whether no wall touches it. masks: (node, input) places where the proof's oracle
-    silences removed units, because the node mixes them into values that stay.
+    silences removed units, because the node mixes them into values that stay -> the input that holds what silence is
+    (a zero point), None for 0.
     """
 
     graph: Graph
@@ -80,7 +81,7 @@ class Trace:
     sources: tuple[Source, ...]
     cuts: tuple[Cut, ...]
     walls: tuple[Wall, ...]
-    masks: tuple[tuple[int, int], ...]
+    masks: Mapping[tuple[int, int], int | None]
     chosen: tuple[tuple[Choice, str], ...]
     unit_class: IntArray
     free: BoolArray

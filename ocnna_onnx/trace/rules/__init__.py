@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import contraction, elementwise, movement, normalize, reduce, spatial
+from . import contraction, elementwise, movement, normalize, quantize, reduce, spatial
 from .rule import NodeSurgery, Rule
 
 RULES: dict[str, Rule] = {
@@ -10,6 +10,7 @@ RULES: dict[str, Rule] = {
     **elementwise.RULES,
     **movement.RULES,
     **normalize.RULES,
+    **quantize.RULES,
     **reduce.RULES,
     **spatial.RULES,
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from .. import labels as lb
@@ -14,31 +16,52 @@ from .rule import NodeSurgery, Rule
 CHANNEL = 1
 
 
-def trace_conv(n: NodeTrace) -> None:
+@dataclass(frozen=True)
+class Operands:
+    """Which input is what: the weight, the bias, vectors with one value per output channel (scales and zero points,
+    cut where they are longer than 1), and the zero point of the activation (what silence is)."""
+
+    weight: int = 1
+    bias: int | None = 2
+    per_output: tuple[int, ...] = ()
+    neutral: int | None = None
+
+
+FLOAT = Operands()
+QLINEAR = Operands(weight=3, bias=8, per_output=(4, 5), neutral=2)
+INTEGER = Operands(weight=1, bias=None, per_output=(3,), neutral=2)
+
+
+def trace_conv(n: NodeTrace, operands: Operands = FLOAT) -> None:
     """Conv X[N, C, …] W[O, C/g, …] b[O] and ConvTranspose W[C, O/g, …]: consumes C, makes O; grouped: a grid."""
-    transposed = n.op == "ConvTranspose"
+    transposed, weight = n.op == "ConvTranspose", operands.weight
     through = channel_labels(n, 0)
-    if not n.is_fixed(1):
+    if not all(n.is_fixed(i) for i in (weight, *operands.per_output) if n.has(i)):
         n.wall(through, f"{n.op} with a computed weight", 0)
-        n.wall(n.labels(1), f"{n.op} with a computed weight", 1)
+        n.wall(n.labels(weight), f"{n.op} with a computed weight", weight)
         return
     groups = int(n.attr("group", 1))
     out = n.source(CHANNEL)
-    if n.has(2) and not n.is_fixed(2) and out is not None:
-        n.wall([out], f"{n.op} with a computed bias", 2)
-    if groups == 1:
-        for x in through:
-            n.cut(1, 0 if transposed else 1, x, CHANNEL)
-            n.mask(0)
-        if out is not None:
-            n.cut(1, 1 if transposed else 0, out, CHANNEL)
-            _cut_bias(n, 2, out)
-            n.emit([out])
+    bias = operands.bias
+    if bias is not None and n.has(bias) and not n.is_fixed(bias) and out is not None:
+        n.wall([out], f"{n.op} with a computed bias", bias)
+    for _ in through:
+        n.mask(0, operands.neutral)
+    if out is not None:
+        for i in (*operands.per_output, *([] if bias is None else [bias])):
+            if n.is_fixed(i) and int(np.prod(n.shape(i), dtype=np.int64)) > 1:
+                n.cut(i, 0, out, CHANNEL)
+    if groups > 1:
+        _grouped(n, through, out, groups, weight)
         return
-    _grouped(n, through, out, groups, transposed)
+    for x in through:
+        n.cut(weight, 0 if transposed else 1, x, CHANNEL)
+    if out is not None:
+        n.cut(weight, 1 if transposed else 0, out, CHANNEL)
+        n.emit([out])
 
 
-def _grouped(n: NodeTrace, through: list[Labels], out: Labels | None, groups: int, transposed: bool) -> None:
+def _grouped(n: NodeTrace, through: list[Labels], out: Labels | None, groups: int, weight: int) -> None:
     """Channels lie as (group, channel of the group) on both sides; what goes is whole groups or whole columns."""
     if out is None:  # groups > 1 means at least two outputs: nothing to do for a malformed node
         n.wall(through, "grouped Conv with a single output channel")
@@ -50,35 +73,36 @@ def _grouped(n: NodeTrace, through: list[Labels], out: Labels | None, groups: in
         ins = lb.vector(through[0], CHANNEL)
     units = lb.vector(out, CHANNEL)
     grid_in, grid_out = ins.reshape(groups, -1), units.reshape(groups, -1)
-    per_in, per_out = grid_in.shape[1], grid_out.shape[1]
-    if through:
-        n.mask(0)
-    if per_in == 1 and per_out == 1:  # depthwise
+    if grid_in.shape[1] == grid_out.shape[1] == 1:  # depthwise
         n.join_units(units, ins, "a depthwise Conv of channels that are fixed")
     else:
         whole = Option("(g c) -> whole groups g", (np.concatenate([grid_in, grid_out], axis=1),))
         columns = Option("(g c) -> the same c in every group", (grid_in.T.copy(), grid_out.T.copy()))
         n.choose([whole, columns])
-    if transposed:
-        n.cut(1, 0, lb.along(ins, 0, ins.shape), 0)
-        if per_out > 1:
-            n.cut(1, 1, _grid(grid_out), 1)
+    if n.op == "ConvTranspose":
+        n.cut(weight, 0, lb.along(ins, 0, ins.shape), 0)
+        if grid_out.shape[1] > 1:
+            n.cut(weight, 1, _grid(grid_out), 1)
     else:
-        n.cut(1, 0, lb.along(units, 0, units.shape), 0)
-        if per_in > 1:
-            n.cut(1, 1, _grid(grid_in), 1)
-    _cut_bias(n, 2, out)
+        n.cut(weight, 0, lb.along(units, 0, units.shape), 0)
+        if grid_in.shape[1] > 1:
+            n.cut(weight, 1, _grid(grid_in), 1)
     n.emit([out])
+
+
+def trace_qlinear_conv(n: NodeTrace) -> None:
+    """QLinearConv x, s, z, w[O, C/g, …], s, z, s, z, b[O]: as Conv, on codes; silence is the zero point."""
+    trace_conv(n, QLINEAR)
+
+
+def trace_conv_integer(n: NodeTrace) -> None:
+    """ConvInteger x, w[O, C/g, …], z, z: as Conv, on codes."""
+    trace_conv(n, INTEGER)
 
 
 def _grid(units: IntArray) -> Labels:
     factors = tuple((s,) if s > 1 else () for s in units.shape)
     return Labels(units.reshape([s for s in units.shape if s > 1]), factors)
-
-
-def _cut_bias(n: NodeTrace, i: int, out: Labels) -> None:
-    if n.is_fixed(i):
-        n.cut(i, 0, out, CHANNEL)
 
 
 def rewrite_conv(s: NodeSurgery) -> None:
@@ -256,4 +280,6 @@ RULES = {
     "ConvTranspose": Rule(trace_conv, rewrite_conv, source=True),
     "Gemm": Rule(trace_gemm, source=True),
     "MatMul": Rule(trace_matmul, source=True),
+    "QLinearConv": Rule(trace_qlinear_conv, rewrite_conv, source=True),
+    "ConvInteger": Rule(trace_conv_integer, rewrite_conv, source=True),
 }
