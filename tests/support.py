@@ -210,6 +210,7 @@ def zeroed_original(trace: Trace, rewritten: Rewritten) -> onnx.ModelProto | Non
     """The original in which the weights that read removed channels are zero: an oracle made from the report's cuts
     alone, without masks. None where something else than constant weights mixes channels."""
     stored = tensors(trace.graph.proto)
+    assert not [w.reason for w in trace.walls if "defect" in w.reason]
     for index, i in trace.masks:
         node = trace.graph.nodes[index]
         if node.op_type not in CONTRACTIONS or trace.constants.root(node.input[1 - i]) not in stored:

@@ -26,13 +26,15 @@ class Constants:
     """Values known ahead.
 
     shape: tensor shapes, for the shape arithmetic in the graph. second: shapes at another probe (None: there are no
-    symbolic dimensions); what differs between the two is live, what does not is fixed like any constant.
+    symbolic dimensions); what differs between the two is live, what does not is fixed like any constant. dtype: onnx
+    element types, for CastLike, which reads no more of its second operand.
     """
 
     graph: Graph
     shape: Mapping[str, Shape]
     runtime: Runtime = Runtime()
     second: Mapping[str, Shape] | None = None
+    dtype: Mapping[str, int] = field(default_factory=dict)
     _cache: dict[str, AnyArray] = field(default_factory=dict)
 
     @cached_property
@@ -62,7 +64,7 @@ class Constants:
             return frozenset(names)
         if not self.second:
             return frozenset()
-        other = Constants(self.graph, self.second, self.runtime)
+        other = Constants(self.graph, self.second, self.runtime, None, self.dtype)
         pairs = ((n, self.value(n), other.value(n)) for n in names)
         return frozenset(n for n, a, b in pairs if a is not None and b is not None and np.array_equal(a, b))
 
@@ -80,6 +82,8 @@ class Constants:
                 fixed = node.input[0] in static and not static[node.input[0]]
                 if known:
                     static[node.output[0]] = not fixed
+            elif node.op_type == "CastLike" and names[0] in static and names[1] in self.dtype:
+                static[node.output[0]] = static[names[0]]
             elif node.op_type == "Constant":
                 if constant_node_value(node) is not None:
                     static[node.output[0]] = False
@@ -152,6 +156,12 @@ class Constants:
                     found[name] = None
         return tuple(found)
 
+    def _runnable(self, node: onnx.NodeProto) -> onnx.NodeProto:
+        """The node without a need for activations: CastLike as Cast to the type that is known."""
+        if node.op_type != "CastLike":
+            return node
+        return helper.make_node("Cast", [node.input[0]], node.output, to=self.dtype[node.input[1]])
+
     def _run(self, targets: list[str]) -> None:
         needed: set[str] = set()
         stack = list(targets)
@@ -173,9 +183,9 @@ class Constants:
                 model.graph.initializer.append(numpy_helper.from_array(reading, name))
             else:
                 chosen.add(index)
-                stack.extend(node.input)
+                stack.extend(node.input[:1] if node.op_type == "CastLike" else node.input)
         model.graph.name = "constants"
-        model.graph.node.extend(self.graph.nodes[i] for i in self.graph.order if i in chosen)
+        model.graph.node.extend(self._runnable(self.graph.nodes[i]) for i in self.graph.order if i in chosen)
         model.graph.output.extend(helper.make_empty_tensor_value_info(n) for n in targets)
         with open_session(model, Runtime(threads=self.runtime.threads)) as session:
             self._cache.update(run(session, targets, {}))

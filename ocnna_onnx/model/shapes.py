@@ -58,7 +58,7 @@ def probe(graph: Graph, given: Mapping[str, Shape], runtime: Runtime) -> Shapes:
     other: dict[str, Shape] | None = None
     if first != second:
         other, _ = _deduced(graph, second, runtime)
-        if _missing(graph, other):
+        if _missing(graph, other, dtype):
             try:
                 other = _executed(graph, second, runtime)[0]
             except ModelError:  # the second probe is a courtesy: a net may accept one size only
@@ -128,18 +128,18 @@ def _batch(graph: Graph, feeds: Mapping[str, Shape], shape: Mapping[str, Shape])
 
 def _all_shapes(graph: Graph, feeds: Mapping[str, Shape], runtime: Runtime) -> tuple[dict[str, Shape], dict[str, int]]:
     shape, dtype = _deduced(graph, feeds, runtime)
-    if not _missing(graph, shape):
+    if not _missing(graph, shape, dtype):
         return shape, dtype
     ran_shape, ran_dtype = _executed(graph, feeds, runtime)
     return {**shape, **ran_shape}, {**dtype, **ran_dtype}
 
 
-def _missing(graph: Graph, shape: Mapping[str, Shape]) -> list[str]:
+def _missing(graph: Graph, shape: Mapping[str, Shape], dtype: Mapping[str, int]) -> list[str]:
     """Tensors without a shape, besides those that are known ahead."""
     lacking = [
         n for node in graph.nodes if node.op_type not in SEQUENCE_OPS for n in node.output if n and n not in shape
     ]
-    static = Constants(graph, shape) if lacking else None
+    static = Constants(graph, shape, dtype=dtype) if lacking else None
     return [n for n in lacking if static is not None and n not in static.ahead]
 
 
@@ -148,9 +148,9 @@ def _deduced(graph: Graph, feeds: Mapping[str, Shape], runtime: Runtime) -> tupl
     known: dict[str, AnyArray] = {}
     shape, dtype = _inferred(graph, feeds, known)
     for _ in range(ROUNDS):
-        if not _missing(graph, shape):
+        if not _missing(graph, shape, dtype):
             break
-        found = {n: v for n, v in Constants(graph, shape, runtime).computed().items() if v.size <= SMALL}
+        found = {n: v for n, v in Constants(graph, shape, runtime, None, dtype).computed().items() if v.size <= SMALL}
         if found.keys() <= known.keys():
             break
         known = found

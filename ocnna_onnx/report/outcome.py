@@ -49,7 +49,9 @@ class Outcome:
             "bytes": self.loaded.bytes,
         }
         after = {
-            "params": cost.parameters(small, Constants(small, rewritten.shapes, trace.constants.runtime)),
+            "params": cost.parameters(
+                small, Constants(small, rewritten.shapes, trace.constants.runtime, None, trace.shapes.dtype)
+            ),
             "macs": sum(cost.macs(small, rewritten.shapes).values()) // batch,
             "bytes": rewritten.model.ByteSize(),
         }

@@ -55,7 +55,7 @@ class Editor:
     def adapted(self) -> Constants:
         """Constants as they will be once every tensor has its new shape."""
         trace = self.kept.trace
-        return Constants(trace.graph, self.kept.shapes(), trace.constants.runtime)
+        return Constants(trace.graph, self.kept.shapes(), trace.constants.runtime, None, trace.shapes.dtype)
 
     def fresh_name(self, base: str) -> str:
         """A tensor name that is not in use."""

@@ -27,7 +27,7 @@ def trace(model: onnx.ModelProto, input_shapes: dict[str, Shape] | None = None, 
     """
     graph = Graph(model)
     shapes = probe(graph, input_shapes or {}, runtime)
-    constants = Constants(graph, shapes.shape, runtime, shapes.second)
+    constants = Constants(graph, shapes.shape, runtime, shapes.second, shapes.dtype)
     record = Record(graph, shapes, constants)
     for i in graph.order:
         _visit(record, i)
@@ -78,7 +78,17 @@ def _visit(record: Record, index: int) -> None:
     if unknown:
         _wall_all(n, f"the shape of '{unknown[0]}' is not known")
         return
-    rule.trace(n)
+    try:
+        rule.trace(n)
+    except Exception as error:  # one net in a million must not fail for the sake of one node: it becomes a wall
+        for name in outputs:
+            record.labels.pop(name, None)
+        record.cuts[:] = [cut for cut in record.cuts if cut.node != index]
+        kind = f"{type(error).__name__}: {error}"
+        _wall_all(n, f"{DEFECT} in the rule for {node.op_type} ({kind}); please report it")
+        for source in record.sources:
+            if source.node == index:
+                n.wall_units(source.units, f"{DEFECT} in the rule for {node.op_type}", source.tensor)
 
 
 def _wall_all(n: NodeTrace, reason: str) -> None:
