@@ -22,7 +22,7 @@ from .errors import DataError, NothingFree, ProofFailed, UsageError
 from .model.graph import Graph
 from .model.load import LoadedModel, load
 from .model.save import save
-from .model.session import Runtime, open_session
+from .model.session import Runtime, check_providers, open_session
 from .model.shapes import Shape
 from .model.stamp import add_stamp
 from .plan.plan import Plan, removed_channels, removed_classes
@@ -130,6 +130,8 @@ def prune(
     started = time.perf_counter()
     score = _scores(job, criterion, seed)
     job.timings["score"] = time.perf_counter() - started
+    exclude = (exclude,) if isinstance(exclude, str) else exclude
+    exclude_op = (exclude_op,) if isinstance(exclude_op, str) else exclude_op
     barred = excluded(job.trace, exclude, exclude_op)
     classes = select(job.trace, job.groups, score, Cut(ratio, percentile, min_channels), barred)
     keep = job.trace.keep_units(classes)
@@ -172,6 +174,9 @@ def _check_options(criterion: str, ratio: float | None, percentile: float | None
         raise UsageError(f"unknown criterion '{criterion}'; choose one of {', '.join(CRITERIA)}")
     if ratio is not None and percentile is not None:
         raise UsageError("give either a ratio or a percentile, not both")
+    for name, number in (("ratio", ratio), ("percentile", percentile)):
+        if number is not None and not isinstance(number, (int, float)):
+            raise UsageError(f"{name} {number!r} is no number")
     if ratio is not None and not 0 <= ratio < 1:
         raise UsageError(f"ratio {ratio:g} is out of range: 0 ≤ ratio < 1 (the share of every group that goes)")
     if percentile is not None and not 0 <= percentile < 100:
@@ -192,7 +197,9 @@ def runtime_settings(
         raise UsageError(f"threads {threads} is out of range: at least 0 (0: onnxruntime's choice)")
     if rtol is not None and not 0 < rtol < 1:
         raise UsageError(f"rtol {rtol:g} is out of range: 0 < rtol < 1")
-    return Runtime(tuple(providers), threads)
+    names = (providers,) if isinstance(providers, str) else tuple(providers)
+    check_providers(names)
+    return Runtime(names, threads)
 
 
 def _open(

@@ -56,6 +56,9 @@ RUNTIME = Runtime(threads=1)
 UNPRUNED = "unpruned"
 SOURCE, SINK = "corpus_source", "corpus_sink"
 SINK_OUTPUTS = 2
+PLEASE_REPORT = "please report"
+"""What the package says of its own defects."""
+
 NEWEST_IR = 10
 """What every onnxruntime of the last years opens; the corpus is of the newest, which it may not."""
 
@@ -270,8 +273,7 @@ def attempt(case: Case, job: Job, stage: Stage) -> Outcome:
     try:
         return prune_half(case, job, stage) if job.inputs else keep_all(case.model, stage)
     except ocnna_onnx.OcnnaError as error:
-        defect = "defect; please report" in str(error)
-        return Outcome("defect" if defect else "refused", f"{type(error).__name__}: {error}")
+        return Outcome("defect" if PLEASE_REPORT in str(error) else "refused", f"{type(error).__name__}: {error}")
     except Exception as error:
         frames = [f for f in traceback.extract_tb(error.__traceback__) if "ocnna_onnx/" in f.filename]
         place = f" at {'/'.join(Path(frames[-1].filename).parts[-3:])}:{frames[-1].lineno}" if frames else ""
@@ -285,6 +287,8 @@ def keep_all(model: onnx.ModelProto, stage: Stage) -> Outcome:
     before = model.SerializeToString(deterministic=True)
     trace = trace_model(model, None, RUNTIME)
     find_groups(trace)
+    if (fault := faulty_rule(trace)) is not None:
+        return Outcome("defect", fault)
     stage("rewrite")
     made = rewrite(trace, trace.keep_units(np.zeros(0, np.int64))).model
     if model.SerializeToString(deterministic=True) != before:
@@ -294,6 +298,11 @@ def keep_all(model: onnx.ModelProto, stage: Stage) -> Outcome:
     stage("inspect")
     ocnna_onnx.inspect(model, threads=1)
     return Outcome("equal")
+
+
+def faulty_rule(trace: Trace) -> str | None:
+    """The reason of a wall that stands for an exception in a rule."""
+    return next((w.reason for w in trace.walls if PLEASE_REPORT in w.reason), None)
 
 
 def prune_half(case: Case, job: Job, stage: Stage) -> Outcome:
@@ -309,6 +318,8 @@ def prune_half(case: Case, job: Job, stage: Stage) -> Outcome:
     stage("trace")
     before = model.SerializeToString(deterministic=True)
     trace = trace_model(model, None, RUNTIME)
+    if (fault := faulty_rule(trace)) is not None:
+        return Outcome("defect", fault)
     keep = removed_at_random(trace)
     stage("rewrite")
     result = rewrite(trace, keep)

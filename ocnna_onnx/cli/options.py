@@ -125,13 +125,11 @@ def parse_shapes(texts: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
 
 
 def parse_providers(text: str) -> tuple[str, ...]:
-    """Names separated by commas; `cpu` and `cuda` are understood. Raises UsageError for one that is not there."""
-    import onnxruntime
+    """Names separated by commas; `cpu`, `cuda` and `tensorrt` are understood. Raises UsageError for one that is not
+    there."""
+    from ..model.session import check_providers
 
     short = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
     names = tuple(short.get(p.strip().lower(), p.strip()) for p in text.split(",") if p.strip())
-    available = onnxruntime.get_available_providers()
-    for name in names:
-        if name not in available:
-            raise UsageError(f"--providers {name}: not available here ({', '.join(available)})")
+    check_providers(names)
     return names or ("CPUExecutionProvider",)

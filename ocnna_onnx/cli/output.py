@@ -28,7 +28,7 @@ def check_targets(
         check_target(path, source, overwrite and path is out)
         if plan is not None and path.exists() and path.samefile(plan):
             raise UsageError(f"{path}: is the plan; choose another target")
-        if any(path.absolute() == other.absolute() for other in named[:k]):
+        if any(path.resolve() == other.resolve() for other in named[:k]):
             raise UsageError(f"{path}: named twice as a target")
 
 
@@ -62,6 +62,6 @@ def deliver(
     write_json(plan_out, result.plan.to_json())
     write_json(report_out, report)
     if as_json:
-        click.echo(json.dumps(report, default=str))
+        click.echo(json.dumps(report, allow_nan=False, default=str))
     elif not quiet:
         print_result(report, str(out) if out is not None else None, verbose)

@@ -68,9 +68,10 @@ def array_samples(arrays: Mapping[str, AnyArray], graph: Graph, source: str) -> 
 
 
 def _is_fixed(value: onnx.ValueInfoProto, array: AnyArray, everything: Mapping[str, AnyArray]) -> bool:
-    """An input of exactly its declared shape, next to others with another number of samples, has no sample axis."""
+    """An input whose axis 0 has a fixed size, next to others with another number of samples, has no sample axis (a
+    recurrent state [2, N, 128])."""
     declared = dims(value)
-    exact = declared is not None and tuple(declared) == array.shape
+    exact = declared is not None and len(declared) > 0 and declared[0] == len(array)
     return exact and any(len(a) != len(array) for a in everything.values() if a.ndim)
 
 

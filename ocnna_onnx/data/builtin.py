@@ -38,6 +38,7 @@ def digit_samples(graph: Graph, shapes: Mapping[str, Shape]) -> Samples:
             source=f"digits of scikit-learn, {part} part",
             preprocessing=f"8×8 digits resized (bilinear) to {first.height}×{first.width}, scaled to 0 … 1",
             evaluation=evaluation,
+            foreign_labels=True,
         )
 
     test = build("test", data.test_images, data.test_labels, None)

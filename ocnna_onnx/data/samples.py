@@ -20,6 +20,7 @@ class Samples:
     arrays: input -> [n, …]; fixed: input -> array without a sample axis, the same in every feed. labels: int64 [n].
     source: where they come from, preprocessing: what was done to them, both in words. real: whether the user chose
     them. evaluation: other samples of the same kind to judge by (never calibrated with), where the source has some.
+    foreign_labels: whether the labels may be of other classes than the model's.
     """
 
     arrays: Mapping[str, AnyArray]
@@ -29,6 +30,7 @@ class Samples:
     preprocessing: str = ""
     real: bool = True
     evaluation: Samples | None = None
+    foreign_labels: bool = False
 
     @property
     def count(self) -> int:

@@ -158,7 +158,7 @@ class Constants:
 
     def _runnable(self, node: onnx.NodeProto) -> onnx.NodeProto:
         """The node without a need for activations: CastLike as Cast to the type that is known."""
-        if node.op_type != "CastLike":
+        if node.op_type != "CastLike" or node.input[1] not in self.dtype:
             return node
         return helper.make_node("Cast", [node.input[0]], node.output, to=self.dtype[node.input[1]])
 
@@ -183,7 +183,7 @@ class Constants:
                 model.graph.initializer.append(numpy_helper.from_array(reading, name))
             else:
                 chosen.add(index)
-                stack.extend(node.input[:1] if node.op_type == "CastLike" else node.input)
+                stack.extend(self._runnable(node).input)
         model.graph.name = "constants"
         model.graph.node.extend(self._runnable(self.graph.nodes[i]) for i in self.graph.order if i in chosen)
         model.graph.output.extend(helper.make_empty_tensor_value_info(n) for n in targets)

@@ -38,7 +38,9 @@ def check_target(path: Path, source: Path | None, overwrite: bool) -> None:
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write beside the target, fsync, rename. Raises UsageError where the folder refuses."""
+    """Write beside the target, fsync, rename; a symbolic link keeps pointing at what is replaced. Raises UsageError
+    where the folder refuses."""
+    path = path.resolve()
     temporary: str | None = None
     try:
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 
-from ..errors import ModelError
+from ..errors import ModelError, UsageError
 from .graph import AnyArray
 
 if TYPE_CHECKING:
@@ -27,6 +27,16 @@ class Runtime:
 
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
     threads: int = 0
+
+
+def check_providers(names: Sequence[str]) -> None:
+    """Raises UsageError for an execution provider that this onnxruntime does not have."""
+    import onnxruntime
+
+    available = onnxruntime.get_available_providers()
+    for name in names:
+        if name not in available:
+            raise UsageError(f"providers: {name} is not available here ({', '.join(available)})")
 
 
 def weight_bytes(model: onnx.ModelProto) -> int:
@@ -50,11 +60,12 @@ def open_session(
     options.inter_op_num_threads = 1
     level = ort.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
-    with tempfile.TemporaryDirectory(prefix="ocnna-onnx-") as folder:
+    with ExitStack() as stack:
         try:
             if weight_bytes(model) < PROTOBUF_LIMIT:
                 session = ort.InferenceSession(model.SerializeToString(), options, providers=list(runtime.providers))
             else:
+                folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="ocnna-onnx-"))
                 path = Path(folder) / "model.onnx"
                 copy = onnx.ModelProto()
                 copy.CopyFrom(model)

@@ -22,7 +22,7 @@ IMAGE_CHANNELS = (1, 3, 4)
 SMALL = 4096
 """Initializers up to this many elements keep their values for inference: shapes, axes, sizes are among them."""
 
-ROUNDS = 24
+ROUNDS = 6
 """Inference and evaluation of shape arithmetic alternate this often before the model is run instead."""
 
 SEQUENCE_OPS = frozenset(

@@ -1,89 +1,120 @@
 """A proof for one consumer alone, where the inputs at hand cannot tell: its channels are dead, or nearly, all over.
 
-Numbers of our own take the place of what arrives at the consumer: the original gets them as they are, and with the
-removed channels silenced; the pruned model gets those of the kept channels. The last two must agree, and differ from
-the first.
+Numbers of our own take the place of what arrives at the consumer, which runs as a model of one node: the original's
+gets them as they are, and with the removed channels silenced; the pruned model's gets those of the kept channels. The
+last two must agree, and differ from the first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
 from ..model.graph import AnyArray
-from ..model.session import Runtime
+from ..model.session import Runtime, open_session, run
 from ..trace.kept import Kept
 from .compare import relative_error
 from .taps import run_taps
 
 
-def local_error(
-    kept: Kept, pruned: onnx.ModelProto, node: int, i: int, feed: Mapping[str, AnyArray], runtime: Runtime, scale: float
-) -> tuple[float, float, float]:
-    """(relative error of the pruned against the silenced consumer, what silencing changes, what the kept channels
-    change): of one node, for one input.
+@dataclass(frozen=True)
+class LocalProver:
+    """The consumers of an original and a pruned model, with what arrives at their operands on one feed."""
 
-    scale: of the numbers put in, for consumers whose weights are tiny.
-    """
+    kept: Kept
+    pruned: onnx.ModelProto
+    runtime: Runtime
+    arriving: tuple[Mapping[str, AnyArray], Mapping[str, AnyArray]]
+
+    def error(self, node: int, i: int, scale: float) -> tuple[float, float, float]:
+        """(relative error of the pruned against the silenced consumer, what silencing changes, what the kept channels
+        change), of one node for its input i. scale: of the numbers put in, for consumers whose weights are tiny."""
+        graph = self.kept.trace.graph
+        original = graph.nodes[node]
+        output = original.output[0]
+        small = next(n for n in self.pruned.graph.node if output in n.output)
+        noise, mask, few = _numbers(self.kept, original.input[i], scale)
+        operand = self.kept.trace.masks[(node, i)]
+        before, after = self.arriving
+        silence = np.zeros(1, noise.dtype) if operand is None else before[original.input[operand]]
+
+        def outcome(values: AnyArray) -> AnyArray:
+            return self._run(original, i, values, before)
+
+        plain, silenced = outcome(noise), outcome(np.where(mask, noise, silence).astype(noise.dtype))
+        nothing = outcome(np.array(np.broadcast_to(silence, noise.shape), noise.dtype))
+        error = relative_error(self._run(small, i, few, after), silenced[np.ix_(*self.kept.indices(output))], (1, -1))
+        return error, relative_error(silenced, plain, (1,)), relative_error(nothing, silenced, (1,))
+
+    def _run(self, node: onnx.NodeProto, i: int, values: AnyArray, arriving: Mapping[str, AnyArray]) -> AnyArray:
+        """The first output of a model of this node alone, with `values` at input i."""
+        names = [f"in{k}" if name else "" for k, name in enumerate(node.input)]
+        arrays = {f"in{k}": values if k == i else arriving[name] for k, name in enumerate(node.input) if name}
+        alone = onnx.NodeProto()
+        alone.CopyFrom(node)
+        del alone.input[:], alone.output[:]
+        alone.input.extend(names)
+        alone.output.extend(f"out{k}" if name else "" for k, name in enumerate(node.output))
+        proto = self.kept.trace.graph.proto
+        model = onnx.ModelProto(ir_version=max(proto.ir_version, 4))
+        model.opset_import.extend(proto.opset_import)
+        model.functions.extend(proto.functions)
+        model.graph.name = "consumer"
+        model.graph.node.append(alone)
+        model.graph.output.append(onnx.ValueInfoProto(name="out0"))
+        fed = {f"in{i}": values}
+        model.graph.input.append(_typed(f"in{i}", values))
+        model.graph.initializer.extend(numpy_helper.from_array(a, n) for n, a in arrays.items() if n not in fed)
+        with open_session(model, self.runtime) as session:
+            return run(session, ["out0"], fed)["out0"]
+
+
+def local_prover(
+    kept: Kept, pruned: onnx.ModelProto, nodes: list[int], feed: Mapping[str, AnyArray], runtime: Runtime
+) -> LocalProver:
+    """Run both models once, to know what arrives at all operands of these nodes."""
     graph = kept.trace.graph
-    tensor, output = graph.nodes[node].input[i], graph.nodes[node].output[0]
+    ours = {n for node in nodes for n in graph.nodes[node].input if n}
+    outputs = {graph.nodes[node].output[0] for node in nodes}
+    theirs = {n for node in pruned.graph.node if outputs & set(node.output) for n in node.input if n}
+    return LocalProver(
+        kept, pruned, runtime, (_arriving(graph.proto, ours, feed, runtime), _arriving(pruned, theirs, feed, runtime))
+    )
+
+
+def _arriving(
+    model: onnx.ModelProto, names: set[str], feed: Mapping[str, AnyArray], runtime: Runtime
+) -> dict[str, AnyArray]:
+    stored = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer if t.name in names}
+    made = [n for n in names if n not in stored and n not in feed]
+    return {
+        **{n: feed[n] for n in names if n in feed},
+        **stored,
+        **(run_taps(model, made, feed, runtime) if made else {}),
+    }
+
+
+def _numbers(kept: Kept, tensor: str, scale: float) -> tuple[AnyArray, AnyArray, AnyArray]:
+    """(seeded numbers of a tensor's full shape, bool where they stay, those that stay)."""
+    shape = kept.trace.shapes.shape[tensor]
     dtype = np.dtype(helper.tensor_dtype_to_np_dtype(kept.trace.shapes.dtype[tensor]))
-    stays = [kept.along(tensor, axis) for axis in range(len(kept.trace.shapes.shape[tensor]))]
-    labelled = {axis for x in kept.trace.labels[tensor] for axis in x.axes}
-    shape = [len(s) if axis in labelled else 1 for axis, s in enumerate(stays)]
-    operand = kept.trace.masks[(node, i)]
-    silence = None if operand is None else graph.nodes[node].input[operand]  # a zero point, possibly computed
-    neutral: AnyArray | None = np.zeros(1, dtype)
-    if silence is not None:
-        neutral = kept.trace.constants.value(silence)
-    if neutral is None and silence is not None:
-        neutral = run_taps(graph.proto, [silence], feed, runtime)[silence]
-    assert neutral is not None
     rng = np.random.default_rng(0)
     if dtype.kind in "iu":
         noise = rng.integers(np.iinfo(dtype).min, np.iinfo(dtype).max, shape, dtype, endpoint=True)
     else:
         noise = (rng.uniform(1, 10, shape) * scale).astype(dtype)
-    mask = np.ones([1] * len(shape), bool)
-    for axis in labelled:
-        mask = mask & stays[axis].reshape([-1 if a == axis else 1 for a in range(len(shape))])
-    few = noise[np.ix_(*(np.flatnonzero(s) if a in labelled else [0] for a, s in enumerate(stays)))]
-
-    def outcome(model: onnx.ModelProto, values: AnyArray) -> AnyArray:
-        return run_taps(_injected(model, output, i, values, graph.opset), [output], feed, runtime)[output]
-
-    plain, silenced = outcome(graph.proto, noise), outcome(graph.proto, np.where(mask, noise, neutral).astype(dtype))
-    small = outcome(pruned, few)
-    error = relative_error(small, silenced[np.ix_(*kept.indices(output))], (1, -1))
-    nothing = outcome(graph.proto, np.broadcast_to(neutral, noise.shape))
-    return error, relative_error(silenced, plain, (1,)), relative_error(nothing, silenced, (1,))
+    mask = np.ones(shape, bool)
+    indices = kept.indices(tensor)
+    for axis in range(len(shape)):
+        stays = np.zeros(shape[axis], bool)
+        stays[indices[axis]] = True
+        mask &= stays.reshape([-1 if a == axis else 1 for a in range(len(shape))])
+    return noise, mask, noise[np.ix_(*indices)]
 
 
-def _injected(model: onnx.ModelProto, output: str, i: int, values: AnyArray, opset: int) -> onnx.ModelProto:
-    """The model with `values`, broadcast to its shape, in place of what arrives at input i of the node of `output`."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    place, node = next((k, n) for k, n in enumerate(copy.graph.node) if output in n.output)
-    x, base = node.input[i], f"{output}//{i}//injected"
-    if opset >= 9:
-        constants = {f"{base}//never": np.zeros(1, bool), f"{base}//values": values}
-        nodes = [helper.make_node("Where", [f"{base}//never", x, f"{base}//values"], [base])]
-    else:
-        constants = {f"{base}//zero": np.zeros(1, values.dtype), f"{base}//values": values}
-        nodes = [
-            helper.make_node("Mul", [x, f"{base}//zero"], [f"{base}//nothing"]),
-            helper.make_node("Add", [f"{base}//nothing", f"{base}//values"], [base]),
-        ]
-    node.input[i] = base
-    for name, array in constants.items():
-        copy.graph.initializer.append(numpy_helper.from_array(array, name))
-        if copy.ir_version < 4:
-            copy.graph.input.append(
-                helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
-            )
-    for k, extra in enumerate(nodes):
-        copy.graph.node.insert(place + k, extra)
-    return copy
+def _typed(name: str, array: AnyArray) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)

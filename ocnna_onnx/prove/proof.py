@@ -18,7 +18,7 @@ from ..trace.kept import Kept
 from ..trace.types import Trace
 from .compare import FINE_FLOOR, FINE_LIMIT, QUANTIZED, QUANTIZERS, TOLERANCE, relative_error
 from .inputs import Feed
-from .local import local_error
+from .local import LocalProver, local_prover
 from .masked import masked_original
 from .taps import chunks, failing_node, group_taps, run_taps, wrong_shape
 
@@ -158,11 +158,11 @@ def prove(
             return failure
         used.append(feed)
         silent = {g for g in silent if found.effect.get(g, 0.0) <= CLEARLY * found.tolerance}
-    for group in cut:
-        if group.id in silent and not _proven_locally(models, group, next(iter(used), None)):
-            name = trace.graph.names[trace.sources[group.sources[0]].node]
-            text = f"silencing channels of '{name}' changes nothing (or nothing finite) on these inputs"
-            return found.verdict(f"inconclusive: {text}", name)
+    mute = _unproven_locally(models, [g for g in cut if g.id in silent], next(iter(used), None)) if silent else None
+    if mute is not None:
+        name = trace.graph.names[trace.sources[mute.sources[0]].node]
+        text = f"silencing channels of '{name}' changes nothing (or nothing finite) on these inputs"
+        return found.verdict(f"inconclusive: {text}", name)
     for name in trace.graph.outputs:
         if name in models.taps and models.tolerance(name) is not None and name not in found.compared:
             text = f"output '{name}' of node '{models.node_of(name)}' is not finite on any of these inputs"
@@ -246,26 +246,33 @@ def _compare_on(models: _Models, feed: Feed, found: _Findings) -> Proof | None:
     return None
 
 
-def _proven_locally(models: _Models, group: Group, feed: Feed | None) -> bool:
-    """For a group that the inputs cannot tell about: whether its consumers can be proven one by one on numbers of our
-    own. Channels that change nothing there however large they are, where the kept ones do, are dead."""
+def _unproven_locally(models: _Models, groups: Sequence[Group], feed: Feed | None) -> Group | None:
+    """Groups that the inputs cannot tell about: the first whose consumers cannot be proven one by one either, on
+    numbers of our own. Channels that change nothing there however large they are, where the kept ones do, are dead."""
     trace = models.kept.trace
-    for node, i in trace.masks:
-        tolerance = models.tolerance(trace.graph.nodes[node].output[0])
-        if node not in group.consumers or tolerance is None:
-            continue
-        if feed is None:
+    places = {g.id: [(n, i) for n, i in trace.masks if n in g.consumers] for g in groups}
+    nodes = sorted({n for group in places.values() for n, _ in group})
+    if not nodes:
+        return None  # nothing reads them
+    if feed is None:
+        return groups[0]
+    prover = local_prover(models.kept, models.pruned, nodes, feed.values, models.runtime)
+    for group in groups:
+        for node, i in places[group.id]:
+            tolerance = models.tolerance(trace.graph.nodes[node].output[0])
+            if tolerance is not None and not _answers(prover, node, i, tolerance):
+                return group
+    return None
+
+
+def _answers(prover: LocalProver, node: int, i: int, tolerance: float) -> bool:
+    trace = prover.kept.trace
+    effect, kept_matter = 0.0, False
+    for scale in LOCAL_SCALES if trace.shapes.dtype[trace.graph.nodes[node].input[i]] == FLOAT else (1.0,):
+        error, effect, response = prover.error(node, i, scale)
+        if error > tolerance:
             return False
-        effect, answers = 0.0, False
-        for scale in LOCAL_SCALES if trace.shapes.dtype[trace.graph.nodes[node].input[i]] == FLOAT else (1.0,):
-            error, effect, response = local_error(
-                models.kept, models.pruned, node, i, feed.values, models.runtime, scale
-            )
-            if error > tolerance:
-                return False
-            answers = answers or response > CLEARLY * tolerance
-            if effect > CLEARLY * tolerance:
-                break
-        if effect <= CLEARLY * tolerance and (effect > 0 or not answers):
-            return False
-    return True
+        kept_matter = kept_matter or response > CLEARLY * tolerance
+        if effect > CLEARLY * tolerance:
+            return True
+    return effect == 0 and kept_matter

@@ -9,7 +9,8 @@ from typing import Any, Literal
 import numpy as np
 import onnx
 
-from ..data.samples import Samples
+from ..data.samples import IntArray, Samples
+from ..errors import DataError
 from ..model.graph import AnyArray
 from ..model.session import Runtime, open_session, run
 
@@ -18,17 +19,19 @@ Kind = Literal["top1", "pixel", "relative_l2"]
 
 @dataclass(frozen=True)
 class Agreement:
-    """kind: `top1` (share of samples with the same class), `pixel` (share of pixels), or `relative_l2` (error)."""
+    """kind: `top1` (share of samples with the same class), `pixel` (share of pixels), or `relative_l2` (error).
+    relative_l2: ‖pruned − original‖ / ‖original‖ of the output, whatever the kind."""
 
     kind: Kind
     value: float
     samples: int
+    relative_l2: float = 0.0
     accuracy_before: float | None = None
     accuracy_after: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The `agreement` entry of report.json."""
-        return {"kind": self.kind, "value": self.value, "samples": self.samples}
+        return {"kind": self.kind, "value": self.value, "samples": self.samples, "relative_l2": self.relative_l2}
 
     def accuracy_json(self) -> dict[str, Any] | None:
         """The `accuracy` entry of report.json; None without labels."""
@@ -52,6 +55,7 @@ def evaluate(
     same = total = right_before = right_after = 0
     error = size = 0.0
     kind: Kind | None = None
+    labels: IntArray | None = None
     with open_session(original, runtime, True) as one, open_session(pruned, runtime, True) as two:
         name = next(
             (o.name for o in one.get_outputs() if o.type in ("tensor(float)", "tensor(float16)", "tensor(double)")),
@@ -65,26 +69,43 @@ def evaluate(
             b = run(two, [name], feed)[name].astype(np.float64)
             if a.ndim and a.shape[0] == batch:
                 a, b = a[:valid], b[:valid]
-            kind = kind or _kind(a)
+            if a.ndim > 2 and a.size == a.shape[0] * a.shape[1]:  # class scores as 1 × 1 maps
+                a, b = a.reshape(a.shape[:2]), b.reshape(b.shape[:2])
+            if kind is None:
+                kind = _kind(a)
+                labels = _usable_labels(samples, a, kind)
             error += float(((a - b) ** 2).sum())
             size += float((a**2).sum())
             if kind != "relative_l2":
                 ours, theirs = b.argmax(axis=1), a.argmax(axis=1)
                 same += int((ours == theirs).sum())
                 total += ours.size
-                if samples.labels is not None and kind == "top1":
-                    wanted = samples.labels[position : position + valid]
+                if labels is not None:
+                    wanted = labels[position : position + valid]
                     right_before += int((theirs == wanted).sum())
                     right_after += int((ours == wanted).sum())
             position += valid
             progress(position, samples.count)
     if kind is None:
         return None
+    distance = float(np.sqrt(error / size)) if size else 0.0
     if kind == "relative_l2":
-        return Agreement(kind, float(np.sqrt(error / size)) if size else 0.0, samples.count)
+        return Agreement(kind, distance, samples.count, distance)
+    if labels is None:
+        return Agreement(kind, same / total, samples.count, distance)
+    return Agreement(kind, same / total, samples.count, distance, right_before / total, right_after / total)
+
+
+def _usable_labels(samples: Samples, output: AnyArray, kind: Kind) -> IntArray | None:
+    """The labels, where the output has classes. Raises DataError for labels that are none of them."""
     if samples.labels is None or kind != "top1":
-        return Agreement(kind, same / total, samples.count)
-    return Agreement(kind, same / total, samples.count, right_before / total, right_after / total)
+        return None
+    low, high = int(samples.labels.min()), int(samples.labels.max())
+    if 0 <= low <= high < output.shape[1]:
+        return samples.labels
+    if samples.foreign_labels:
+        return None
+    raise DataError(f"{samples.source}: labels are {low} … {high}, the model has {output.shape[1]} classes")
 
 
 def _kind(output: AnyArray) -> Kind:

@@ -14,6 +14,7 @@ from ..model.constants import Constants
 from ..model.graph import Graph
 from ..model.load import LoadedModel
 from ..plan.plan import Plan
+from ..plan.select import matches
 from ..prove.proof import Proof
 from ..rewrite.rewrite import Rewritten
 from ..trace.groups import Group
@@ -112,6 +113,11 @@ class Outcome:
                 f"{len(overridable)} weights that were cut are also graph inputs ('{overridable[0]}', …): their input "
                 "shapes were cut too, and the proof holds for the default values"
             )
+        names, operators = self.trace.graph.names, {n.op_type for n in self.trace.graph.nodes}
+        for pattern in self.plan.options.get("exclude", ()):
+            hit = pattern[3:] in operators if pattern.startswith("op:") else any(matches(n, pattern) for n in names)
+            if not hit:
+                found.append(f"--exclude '{pattern}' matches nothing in this model")
         if self.proof.ill_conditioned:
             found.append(
                 f"{len(self.proof.ill_conditioned)} tensors are ill-conditioned: onnxruntime differs from itself there "

@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def print_result(report: dict[str, Any], out: str | None, verbose: int) -> None:
     )
     table = Table(box=None, pad_edge=False)
     for name, side in (("", "left"), ("before", "right"), ("after", "right"), ("left", "right")):
-        table.add_column(name, justify=side)  # type: ignore[arg-type]
+        table.add_column(name, justify=side, no_wrap=side == "right", overflow="fold")  # type: ignore[arg-type]
     for key, label in (("params", "parameters"), ("macs", "MACs"), ("bytes", "file bytes")):
         table.add_row(label, f"{before[key]:,}", f"{after[key]:,}", f"{after[key] / max(1, before[key]):.1%}")
     accuracy, agreement = report["accuracy"], report["agreement"]
@@ -52,7 +53,10 @@ def print_result(report: dict[str, Any], out: str | None, verbose: int) -> None:
         markup=False,
     )
     if obtained["removed"] == 0:
-        console.print("note: the request rounds to nothing; the model is unchanged", markup=False)
+        console.print(
+            "note: nothing was removed (the request rounds to nothing, or all is excluded); the file is unchanged",
+            markup=False,
+        )
     console.print(
         f"proof passed: {proof['compared']} tensors equal the masked original, largest relative error "
         f"{proof['max_relative_error']:.2g} (limit {proof['tolerance']:g})",
@@ -70,9 +74,9 @@ def _agreement(kind: str, value: float) -> str:
 
 def _group_table(console: Console, groups: list[dict[str, Any]], limit: int | None) -> None:
     table = Table(box=None, pad_edge=False)
-    table.add_column("group", justify="right")
-    table.add_column("channels", justify="right")
-    table.add_column("layers")
+    table.add_column("group", justify="right", no_wrap=True)
+    table.add_column("channels", justify="right", no_wrap=True)
+    table.add_column("layers", overflow="fold")
     shown = groups if limit is None else groups[:limit]
     for group in shown:
         change = f"{group['channels']} → {group['channels_after']}"
@@ -112,12 +116,12 @@ def print_inspection(found: Inspection, verbose: int) -> None:
         ("coupled layers", "left"),
         ("read by", "left"),
     ):
-        table.add_column(name, justify=side)  # type: ignore[arg-type]
+        table.add_column(name, justify=side, no_wrap=side == "right", overflow="fold")  # type: ignore[arg-type]
     shown = found.groups if verbose else found.groups[: 2 * GROUP_ROWS]
     for g in shown:
         members = _names(g.members) + (f"  [{g.grid}]" if g.grid else "")
         numbers = (g.id, g.channels, g.units, g.removable, f"{g.params:,}", f"{g.macs:,}")
-        table.add_row(*map(str, numbers), members.replace("[", "\\["), _names(g.consumers).replace("[", "\\["))
+        table.add_row(*map(str, numbers), escape(members), escape(_names(g.consumers)))
     console.print(table)
     if len(shown) < len(found.groups):
         console.print(f"… and {len(found.groups) - len(shown)} more groups (-v shows all)", markup=False)

@@ -69,7 +69,7 @@ def push_back(editor: Editor, name: str, axes: Kept, leaf: Leaf, before: int, in
         stored = editor.fresh_name(f"{node.input[position]}_pruned")
         editor.put_initializer(stored, np.asarray(literal, np.int64))
         edited.input[position] = stored
-        editor.note(index, f"input {position}", None if old is None else old.tolist(), literal)
+        editor.note(index, f"input {position}", None if old is None else old.tolist(), literal, stored)
     out = trace.shapes.shape[name]
     editor.computed_shapes[edited.output[0]] = tuple(int(axes[a].sum()) if a in axes else s for a, s in enumerate(out))
     return str(edited.output[0])

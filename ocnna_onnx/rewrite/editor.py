@@ -80,11 +80,16 @@ class Editor:
             self.initializers[name] = self.model.graph.initializer[-1]
             if self.model.ir_version < STRICT_INITIALIZERS_IR:
                 self.model.graph.input.append(helper.make_tensor_value_info(name, tensor.data_type, array.shape))
-        for value in self.model.graph.input:
-            if value.name == name:
-                del value.type.tensor_type.shape.dim[:]
-                for size in array.shape:
-                    value.type.tensor_type.shape.dim.add(dim_value=size)
+        if name in self.inputs:
+            sizes = self.inputs[name].type.tensor_type.shape
+            del sizes.dim[:]
+            for size in array.shape:
+                sizes.dim.add(dim_value=size)
+
+    @cached_property
+    def inputs(self) -> dict[str, onnx.ValueInfoProto]:
+        """Graph inputs; weights are among them in old files."""
+        return {i.name: i for i in self.model.graph.input}
 
     @cached_property
     def initializers(self) -> dict[str, onnx.TensorProto]:
@@ -98,10 +103,11 @@ class Editor:
         """Put a node behind an original one: it takes over the name of its first output."""
         self._added.setdefault(index, ([], []))[1].append(node)
 
-    def note(self, index: int, what: str, before: Any, after: Any) -> None:
-        """Record an edit for the report."""
+    def note(self, index: int, what: str, before: Any, after: Any, new_tensor: str = "") -> None:
+        """Record an edit for the report. new_tensor: the constant that holds the new value, where there is one."""
         name = self.kept.trace.graph.names[index]
-        self.rewrites.append({"node": name, "what": what, "before": before, "after": after})
+        entry = {"node": name, "what": what, "before": before, "after": after}
+        self.rewrites.append({**entry, "new_tensor": new_tensor} if new_tensor else entry)
 
     def finish(self) -> onnx.ModelProto:
         """The edited model: added nodes in place, what nobody reads any more removed, recorded shapes renewed."""
@@ -203,7 +209,7 @@ class Surgery:
         while len(self.node.input) <= i:
             self.node.input.append("")
         self.node.input[i] = name
-        self.editor.note(self.index, f"input {i}", None if old is None else old.tolist(), new.tolist())
+        self.editor.note(self.index, f"input {i}", None if old is None else old.tolist(), new.tolist(), name)
 
     def _override(self, i: int, new: IntArray, touched: BoolArray) -> None:
         """Replace single elements of an operand that the graph computes; the others stay live."""
@@ -259,12 +265,15 @@ def _remove_dead(model: onnx.ModelProto, kept: Kept) -> None:
         ]
         if not dead:
             break
-        for node in dead:
-            model.graph.node.remove(node)
+        gone_nodes = {id(node) for node in dead}
+        stay = [onnx.NodeProto.FromString(n.SerializeToString()) for n in model.graph.node if id(n) not in gone_nodes]
+        del model.graph.node[:]
+        model.graph.node.extend(stay)
     gone = {t.name for t in model.graph.initializer if t.name not in read and t.name in original}
     for field_ in (model.graph.initializer, model.graph.input):
-        for entry in [e for e in field_ if e.name in gone]:
-            field_.remove(entry)
+        for k in range(len(field_) - 1, -1, -1):
+            if field_[k].name in gone:
+                del field_[k]
 
 
 def _renew_value_info(model: onnx.ModelProto, kept: Kept) -> None:

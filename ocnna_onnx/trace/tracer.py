@@ -18,6 +18,8 @@ from .rules import RULES
 from .shared import tie_shared_weights
 from .types import Choice, Option, Trace
 
+DEFECT = "a defect of ocnna-onnx"
+
 
 def trace(model: onnx.ModelProto, input_shapes: dict[str, Shape] | None = None, runtime: Runtime = Runtime()) -> Trace:
     """Find which channels belong together and where the walls are.
