@@ -81,7 +81,7 @@ def _group_table(console: Console, groups: list[dict[str, Any]], limit: int | No
     for group in shown:
         change = f"{group['channels']} → {group['channels_after']}"
         table.add_row(
-            str(group["id"]), change if group["removed"] else str(group["channels"]), _names(group["members"])
+            str(group["id"]), change if group["removed"] else str(group["channels"]), escape(_names(group["members"]))
         )
     console.print(table)
     if len(shown) < len(groups):
