@@ -233,6 +233,9 @@ def _open(
 
 
 def _nothing_free(rows: Sequence[tuple[str, str, str, str]], groups: int) -> str:
+    if not groups and rows:
+        node, op, _, reason = rows[0]
+        return f"nothing can be pruned: node '{node}' ({op}): {reason}"
     if not groups:
         return "nothing can be pruned: no Conv, ConvTranspose, Gemm or MatMul with constant weights makes channels"
     node, op, tensor, reason = rows[0]

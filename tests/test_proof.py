@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -358,7 +359,7 @@ def test_a_broken_rule_is_refused_by_the_proof(name: str, monkeypatch: pytest.Mo
     op, broken, model = {**BROKEN, **BREAKS_THE_FILE}[name]
     pruned_or_walled(model)  # with the true rule nothing is refused
     right = RULES[op]
-    monkeypatch.setitem(RULES, op, Rule(broken, right.rewrite, right.source))
+    monkeypatch.setitem(RULES, op, replace(right, trace=broken))
     with pytest.raises(ProofFailed) as caught:
         pruned(model)
     assert caught.value.exit_code == 7

@@ -54,7 +54,7 @@ def macs(graph: Graph, shape: Mapping[str, Shape]) -> dict[int, int]:
 def _node_macs(graph: Graph, index: int, shape: Mapping[str, Shape]) -> int:
     node = graph.nodes[index]
     op = node.op_type
-    if not node.output or any(n and n not in shape for n in (*node.input, node.output[0])):
+    if not node.output or not node.output[0] or any(n and n not in shape for n in (*node.input, node.output[0])):
         return 0
     out = prod(shape[node.output[0]])
     if op in CONV_WEIGHT:

@@ -47,7 +47,7 @@ class LocalProver:
 
         plain, silenced = outcome(noise), outcome(np.where(mask, noise, silence).astype(noise.dtype))
         nothing = outcome(np.array(np.broadcast_to(silence, noise.shape), noise.dtype))
-        error = relative_error(self._run(small, i, few, after), silenced[np.ix_(*self.kept.indices(output))], (1, -1))
+        error = relative_error(self._run(small, i, few, after), self.kept.slice(output, silenced), (1, -1))
         return error, relative_error(silenced, plain, (1,)), relative_error(nothing, silenced, (1,))
 
     def _run(self, node: onnx.NodeProto, i: int, values: AnyArray, arriving: Mapping[str, AnyArray]) -> AnyArray:
@@ -108,12 +108,9 @@ def _numbers(kept: Kept, tensor: str, scale: float) -> tuple[AnyArray, AnyArray,
     else:
         noise = (rng.uniform(1, 10, shape) * scale).astype(dtype)
     mask = np.ones(shape, bool)
-    indices = kept.indices(tensor)
-    for axis in range(len(shape)):
-        stays = np.zeros(shape[axis], bool)
-        stays[indices[axis]] = True
+    for axis, stays in kept.changed_axes(tensor).items():
         mask &= stays.reshape([-1 if a == axis else 1 for a in range(len(shape))])
-    return noise, mask, noise[np.ix_(*indices)]
+    return noise, mask, kept.slice(tensor, noise)
 
 
 def _typed(name: str, array: AnyArray) -> onnx.ValueInfoProto:

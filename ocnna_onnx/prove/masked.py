@@ -44,7 +44,9 @@ def masked_original(trace: Trace, keep: BoolArray) -> onnx.ModelProto:
             f"the model's opset {trace.graph.opset} is older than {MUL_OPSET}, the oldest that can be proven; "
             "convert it first (onnx.version_converter)"
         )
-    graph = gs.import_onnx(trace.graph.proto)
+    copy = onnx.ModelProto()  # graphsurgeon shares tensors with what it imports, and renames them
+    copy.CopyFrom(trace.graph.proto)
+    graph = gs.import_onnx(copy)
     nodes = list(graph.nodes)
     for index, i in trace.masks:
         tensor = trace.graph.nodes[index].input[i]

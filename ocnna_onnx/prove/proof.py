@@ -211,7 +211,7 @@ def _compare_on(models: _Models, feed: Feed, found: _Findings) -> Proof | None:
         small = run_taps(models.pruned, names, feed.values, models.runtime)
         fused: dict[str, AnyArray] = {}
         for name in names:
-            reference = masked[name][np.ix_(*kept.indices(name))] if masked[name].ndim else masked[name]
+            reference = kept.slice(name, masked[name])
             tolerance = models.tolerance(name)
             if tolerance is None:
                 same = reference.shape == small[name].shape and (reference == small[name])

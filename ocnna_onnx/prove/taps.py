@@ -41,7 +41,7 @@ def group_taps(trace: Trace, groups: Sequence[Group]) -> dict[str, list[int]]:
         for node in group.consumers:
             wanted.setdefault(trace.graph.nodes[node].output[0], []).append(group.id)
     for name in trace.graph.outputs:
-        if name in trace.graph.producer:
+        if name in trace.graph.producer and name not in trace.constants.ahead:
             wanted.setdefault(name, [])
     place = {i: k for k, i in enumerate(trace.graph.order)}
     return {name: wanted[name] for name in sorted(wanted, key=lambda n: place[trace.graph.producer[n]])}
@@ -65,22 +65,31 @@ def chunks(trace: Trace, names: Sequence[str]) -> Iterator[list[str]]:
 def wrong_shape(
     kept: Kept, pruned: onnx.ModelProto, feed: Mapping[str, AnyArray], runtime: Runtime
 ) -> tuple[str, Shape, Shape] | None:
-    """The first tensor whose actual shape in the pruned model is not the predicted one: (name, predicted, actual)."""
+    """The first tensor whose shape in the pruned model is not that of the original without what went: (name, that,
+    actual). Both are run: sizes may depend on data (NonMaxSuppression), and inference may err."""
     made = {o for node in pruned.graph.node for o in node.output if o}
-    ahead = kept.trace.constants.ahead
-    predicted = kept.shapes()
-    names = [n for n in predicted if n in made and n in kept.trace.graph.producer and n not in ahead]
-    model = with_outputs(pruned, [])
+    graph, ahead = kept.trace.graph, kept.trace.constants.ahead
+    names = [n for n in kept.shapes() if n in made and n in graph.producer and n not in ahead]
+    before, after = (_shapes(model, names, feed, runtime) for model in (graph.proto, pruned))
     for name in names:
-        model.graph.node.append(helper.make_node("Shape", [name], [name + SHAPE_SUFFIX]))
-        model.graph.output.append(helper.make_tensor_value_info(name + SHAPE_SUFFIX, TensorProto.INT64, None))
-    with open_session(model, runtime) as session:
-        actual = run(session, [n + SHAPE_SUFFIX for n in names], feed)
-    for name in names:
-        shape = tuple(int(s) for s in actual[name + SHAPE_SUFFIX])
-        if shape != predicted[name]:
-            return name, predicted[name], shape
+        expected = list(before[name])
+        for axis, stays in kept.changed_axes(name).items():
+            expected[axis] = int(stays.sum())
+        if tuple(expected) != after[name]:
+            return name, tuple(expected), after[name]
     return None
+
+
+def _shapes(
+    model: onnx.ModelProto, names: Sequence[str], feed: Mapping[str, AnyArray], runtime: Runtime
+) -> dict[str, Shape]:
+    probed = with_outputs(model, [])
+    for name in names:
+        probed.graph.node.append(helper.make_node("Shape", [name], [name + SHAPE_SUFFIX]))
+        probed.graph.output.append(helper.make_tensor_value_info(name + SHAPE_SUFFIX, TensorProto.INT64, None))
+    with open_session(probed, runtime) as session:
+        found = run(session, [n + SHAPE_SUFFIX for n in names], feed)
+    return {n: tuple(int(s) for s in found[n + SHAPE_SUFFIX]) for n in names}
 
 
 def failing_node(model: onnx.ModelProto, feed: Mapping[str, AnyArray], runtime: Runtime) -> str:

@@ -184,18 +184,24 @@ class Surgery:
             return None
         return self.editor.kept.trace.constants.value(self.inputs[i])
 
-    def set_operand(self, i: int, new: Sequence[int], touched: Sequence[bool] | None = None) -> None:
+    def set_operand(self, i: int, new: Sequence[int]) -> None:
         old = self.value(i)
         name = self.inputs[i] if i < len(self.inputs) else ""
         constants = self.editor.kept.trace.constants
         if name and constants.reads_shapes(name):
-            where = np.ones(len(new), bool) if touched is None else np.asarray(touched, bool)
             adapted = self.editor.adapted.value(name)
-            if adapted is not None and (adapted.reshape(-1)[where] == np.asarray(new)[where]).all():
+            wanted = np.asarray(new, np.int64)
+            same_length = adapted is not None and adapted.size == len(wanted)
+            differs = (
+                adapted.reshape(-1) != wanted if adapted is not None and same_length else np.ones(len(wanted), bool)
+            )
+            if not differs.any():
                 return
             if name in constants.live:
-                self._override(i, np.asarray(new, np.int64), where)
+                self._override(i, wanted, np.asarray(differs, bool))
                 return
+        elif old is not None and old.reshape(-1).tolist() == list(new):
+            return
         dtype = old.dtype if old is not None else np.dtype(np.int64)
         shape = old.shape if old is not None else (len(new),)
         self.set_operand_array(i, np.asarray(new, dtype).reshape(shape))

@@ -50,7 +50,12 @@ def rewrite(trace: Trace, keep: BoolArray) -> Rewritten:
         node = trace.graph.nodes[i]
         rule = RULES.get(node.op_type) if is_standard(node) else None
         if rule is not None and rule.rewrite is not None:
-            if any(n and kept.changed(n) for n in (*node.input, *node.output)):
+            if all(n in trace.constants.ahead for n in node.output if n):
+                continue
+            if any(n and n not in trace.shapes.shape for n in (*node.input, *node.output)):
+                continue  # such a node was walled
+            follows = any(trace.constants.reads_shapes(n) for n in node.input)
+            if follows or any(n and kept.changed(n) for n in (*node.input, *node.output)):
                 rule.rewrite(Surgery(editor, i))
     freeze_values(editor)
     finished = editor.finish()

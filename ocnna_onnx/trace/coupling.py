@@ -47,7 +47,9 @@ def couple(record: Record) -> Coupling:
     for source in record.sources:
         real[unit_class[source.units]] = True
     free &= real  # made-up channels never go alone
-    return Coupling(unit_class, free, tuple(w for w in walls if real[unit_class[w.units]].any()), tuple(chosen))
+    return Coupling(
+        unit_class, free, tuple(w for w in walls if not len(w.units) or real[unit_class[w.units]].any()), tuple(chosen)
+    )
 
 
 def _classes(size: int, edges: Sequence[Edge]) -> IntArray:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..model.graph import AnyArray
 from .labels import BoolArray, Labels, Shape, compact
 from .types import Trace
 
@@ -56,9 +57,17 @@ class Kept:
             return old
         return tuple(int(self.along(tensor, a).sum()) for a in range(len(old)))
 
-    def indices(self, tensor: str) -> tuple[np.ndarray[tuple[int], np.dtype[np.intp]], ...]:
-        """For every axis the positions that stay, for numpy.ix_."""
-        return tuple(np.flatnonzero(self.along(tensor, a)) for a in range(len(self.trace.shapes.shape[tensor])))
+    def changed_axes(self, tensor: str) -> dict[int, BoolArray]:
+        """axis -> bool [size], for the axes of which something goes."""
+        axes = {a for x in self.trace.labels.get(tensor, ()) for a in x.axes}
+        found = {a: self.along(tensor, a) for a in sorted(axes)}
+        return {a: stays for a, stays in found.items() if not stays.all()}
+
+    def slice(self, tensor: str, value: AnyArray) -> AnyArray:
+        """What stays of a tensor's value; its other axes may have any size."""
+        for axis, stays in self.changed_axes(tensor).items():
+            value = np.compress(stays, value, axis=axis)
+        return value
 
     def shapes(self) -> dict[str, Shape]:
         """Every tensor's shape after the cut, but of those that are computed from shapes: they follow by themselves."""

@@ -103,7 +103,9 @@ def reshape(labels: Labels, shape: Shape) -> Labels:
 
 
 def take(labels: Labels, axis: int, indices: IntArray) -> Labels | None:
-    """As numpy.take along one axis; None where nothing varies any more (see `lost`)."""
+    """As numpy.take along one axis; None where nothing varies any more, or nothing is left."""
+    if not len(indices):
+        return None
     single = _single_factor(labels, axis)
     start, size = single._start(axis), len(indices)
     array = single.array

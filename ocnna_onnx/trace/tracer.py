@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 
-from ..model.constants import Constants
-from ..model.graph import Graph, captured, is_standard
+from ..model.constants import SHAPE_READERS, Constants
+from ..model.graph import Graph, bodies, captured, is_standard
 from ..model.session import Runtime
 from ..model.shapes import Shape, probe
 from .context import NodeTrace, Record
@@ -16,9 +16,10 @@ from .coupling import couple
 from .labels import compact
 from .rules import RULES
 from .shared import tie_shared_weights
-from .types import Choice, Option, Trace
+from .types import Choice, Option, Trace, Wall
 
 DEFECT = "a defect of ocnna-onnx"
+LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "QLinearConv", "ConvInteger")
 
 
 def trace(model: onnx.ModelProto, input_shapes: dict[str, Shape] | None = None, runtime: Runtime = Runtime()) -> Trace:
@@ -39,6 +40,7 @@ def trace(model: onnx.ModelProto, input_shapes: dict[str, Shape] | None = None, 
             NodeTrace(record, graph.producer[name], graph.nodes[graph.producer[name]]).wall_units(
                 np.concatenate(units), "it is an output of the model", name
             )
+    _wall_shapes_that_leave(record)
     tie_shared_weights(record)
     _keep_grids_dense(record)
     coupling = couple(record)
@@ -63,6 +65,9 @@ def _visit(record: Record, index: int) -> None:
     if all(o in record.constants.ahead for o in outputs):
         return
     n = NodeTrace(record, index, node)
+    hidden = _layers_inside(node)
+    if hidden:
+        _refuse(record, index, f"the body of {node.op_type} is not entered: {hidden} layers in it stay as they are")
     outer = [name for name in captured(node) if name in record.labels]
     for name in outer:
         for x in record.labels[name]:
@@ -79,7 +84,12 @@ def _visit(record: Record, index: int) -> None:
     unknown = [name for name in (*node.input, *outputs) if name and name not in record.shapes.shape]
     if unknown:
         _wall_all(n, f"the shape of '{unknown[0]}' is not known")
+        if rule.source:
+            _refuse(record, index, f"the shape of '{unknown[0]}' is not known")
         return
+    if rule.inputs is not None:
+        for i in set(range(len(node.input))) - set(rule.inputs):
+            n.wall(n.labels(i), f"{node.op_type} reads it as operand {i}", i)
     try:
         rule.trace(n)
     except Exception as error:  # one net in a million must not fail for the sake of one node: it becomes a wall
@@ -93,9 +103,38 @@ def _visit(record: Record, index: int) -> None:
                 n.wall_units(source.units, f"{DEFECT} in the rule for {node.op_type}", source.tensor)
 
 
+def _refuse(record: Record, index: int, reason: str) -> None:
+    """A wall without units: layers that were not even read."""
+    output = next(filter(None, record.graph.nodes[index].output), "")
+    record.walls.append(Wall(index, output, reason, np.zeros(0, np.int64)))
+
+
+def _layers_inside(node: onnx.NodeProto) -> int:
+    """Convolutions and matrix products in the bodies of If, Loop and Scan."""
+    inner = [n for body in bodies(node) for n in body.node]
+    return sum(n.op_type in LAYERS for n in inner) + sum(_layers_inside(n) for n in inner)
+
+
 def _wall_all(n: NodeTrace, reason: str) -> None:
     for i in range(len(n.node.input)):
         n.wall(n.labels(i), reason, i)
+
+
+def _wall_shapes_that_leave(record: Record) -> None:
+    """Tensors whose shape is what an output of the model is computed from keep it."""
+    graph, constants = record.graph, record.constants
+    for name in graph.outputs:
+        stack = [name] if constants.reads_shapes(name) else []
+        seen: set[str] = set()
+        while stack:
+            index = graph.producer[stack.pop()]
+            node = graph.nodes[index]
+            n = NodeTrace(record, index, node)
+            if node.op_type in SHAPE_READERS:
+                n.wall(n.labels(0), f"its shape is part of the model's output '{name}'")
+            else:
+                stack.extend(x for x in node.input if constants.reads_shapes(x) and x not in seen)
+                seen.update(node.input)
 
 
 def _keep_grids_dense(record: Record) -> None:

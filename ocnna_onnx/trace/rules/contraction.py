@@ -121,6 +121,7 @@ def trace_gemm(n: NodeTrace) -> None:
     """Gemm α·A'B' + β·C with a constant B: consumes A's inner axis, makes B's outer one. C broadcasts to [M, N]."""
     inner = 0 if n.attr("transA", 0) else 1
     if n.is_fixed(0) and n.is_fixed(1):
+        n.emit(_added(n, 2, []))
         return
     if not n.is_fixed(1) or n.is_fixed(0):
         for i in range(len(n.node.input)):
@@ -276,10 +277,10 @@ def _inner(n: NodeTrace) -> tuple[int, int]:
 
 
 RULES = {
-    "Conv": Rule(trace_conv, rewrite_conv, source=True),
-    "ConvTranspose": Rule(trace_conv, rewrite_conv, source=True),
-    "Gemm": Rule(trace_gemm, source=True),
-    "MatMul": Rule(trace_matmul, source=True),
-    "QLinearConv": Rule(trace_qlinear_conv, rewrite_conv, source=True),
-    "ConvInteger": Rule(trace_conv_integer, rewrite_conv, source=True),
+    "Conv": Rule(trace_conv, rewrite_conv, (0, 1), source=True),
+    "ConvTranspose": Rule(trace_conv, rewrite_conv, (0, 1), source=True),
+    "Gemm": Rule(trace_gemm, None, (0, 1, 2), source=True),
+    "MatMul": Rule(trace_matmul, None, (0, 1), source=True),
+    "QLinearConv": Rule(trace_qlinear_conv, rewrite_conv, (0, 3), source=True),
+    "ConvInteger": Rule(trace_conv_integer, rewrite_conv, (0, 1), source=True),
 }

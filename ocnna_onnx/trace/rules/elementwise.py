@@ -48,6 +48,6 @@ def trace_nary(n: NodeTrace) -> None:
 
 RULES = {
     **dict.fromkeys(UNARY, Rule(trace_unary)),
-    **dict.fromkeys(NARY, Rule(trace_nary)),
+    **dict.fromkeys(NARY, Rule(trace_nary, inputs=None)),
     "Dropout": Rule(trace_dropout),
 }

@@ -28,7 +28,7 @@ def trace_transpose(n: NodeTrace) -> None:
 
 def trace_reshape(n: NodeTrace) -> None:
     """Reshape, Flatten, Squeeze, Unsqueeze: the same values in the same order under another shape."""
-    if 0 in n.shape(0):
+    if 0 in (*n.shape(0), *n.out_shape()):
         n.wall(n.labels(0), f"{n.op} of an empty tensor")
         return
     n.emit(lb.reshape(x, n.out_shape()) for x in n.labels(0))
@@ -48,12 +48,10 @@ def rewrite_reshape(s: NodeSurgery) -> None:
         copied = size == 0 and copies and axis < len(source) and source[axis] == new[axis]
         if size != -1 and not copied and old[axis] != new[axis]:
             wanted[axis] = new[axis]
-    if wanted == literal:
-        return
-    if attribute is not None:
+    if attribute is None:
+        s.set_operand(1, wanted)
+    elif wanted != literal:
         s.set_attr("shape", wanted)
-    else:
-        s.set_operand(1, wanted, [a != b for a, b in zip(wanted, literal, strict=True)])
 
 
 def trace_concat(n: NodeTrace) -> None:
@@ -101,13 +99,14 @@ def rewrite_split(s: NodeSurgery) -> None:
     axis = int(s.attr("axis", 0)) % len(s.old_shape(s.inputs[0]))
     old = [s.old_shape(o)[axis] for o in s.outputs]
     new = [s.new_shape(o)[axis] for o in s.outputs]
-    if old == new:
+    listed = s.opset >= 13 and len(s.inputs) > 1 and bool(s.inputs[1])
+    if old == new and not listed:
         return
     if s.opset < 13:
         s.set_attr("split", new)
     else:
         s.set_attr("num_outputs", None)
-        s.set_operand(1, new, [a != b for a, b in zip(old, new, strict=True)])
+        s.set_operand(1, new)
 
 
 def trace_slice(n: NodeTrace) -> None:
@@ -172,16 +171,14 @@ def rewrite_slice(s: NodeSurgery) -> None:
         else:
             starts[k], ends[k], steps[k] = 0, int(kept.sum()), 1
             gathers.append((axis, wanted))
-    if not any(touched):
-        return
-    if s.opset < 10:
+    if s.opset < 10 and any(touched):
         s.set_attr("starts", starts)
         s.set_attr("ends", ends)
-    else:
-        s.set_operand(1, starts, touched)
-        s.set_operand(2, ends, touched)
-        if operands[3] is not None and list(operands[3]) != steps:
-            s.set_operand(4, steps, touched)
+    elif s.opset >= 10:
+        s.set_operand(1, starts)
+        s.set_operand(2, ends)
+        if operands[3] is not None:
+            s.set_operand(4, steps)
     for axis, wanted in gathers:
         s.then("Gather", wanted, {"axis": axis})
 
@@ -291,12 +288,10 @@ def rewrite_pad(s: NodeSurgery) -> None:
         new[half + k] = (
             int(out[len(out) - after :].sum()) if after > 0 else -int(into[len(into) - max(-after, 0) :].sum())
         )
-    if new == old:
-        return
-    if stored is not None:
+    if stored is None:
+        s.set_operand(1, new)
+    elif new != old:
         s.set_attr(name, new)
-    else:
-        s.set_operand(1, new, [a != b for a, b in zip(new, old, strict=True)])
 
 
 def trace_expand(n: NodeTrace) -> None:
@@ -315,15 +310,13 @@ def rewrite_expand(s: NodeSurgery) -> None:
     """The literal sizes of axes that shrank."""
     value = s.value(1)
     old, new = s.old_shape(s.outputs[0]), s.new_shape(s.outputs[0])
-    if value is None or old == new:
+    if value is None:
         return
     literal = [int(v) for v in value.reshape(-1)]
     offset = len(old) - len(literal)
-    touched = [v != 1 and old[offset + k] != new[offset + k] for k, v in enumerate(literal)]
-    if any(touched):
-        s.set_operand(
-            1, [new[offset + k] if t else v for k, (v, t) in enumerate(zip(literal, touched, strict=False))], touched
-        )
+    s.set_operand(
+        1, [new[offset + k] if v != 1 and old[offset + k] != new[offset + k] else v for k, v in enumerate(literal)]
+    )
 
 
 def trace_tile(n: NodeTrace) -> None:
@@ -374,10 +367,10 @@ RULES = {
     "Transpose": Rule(trace_transpose),
     "Reshape": Rule(trace_reshape, rewrite_reshape),
     **dict.fromkeys(("Flatten", "Squeeze", "Unsqueeze"), Rule(trace_reshape)),
-    "Concat": Rule(trace_concat),
+    "Concat": Rule(trace_concat, inputs=None),
     "Split": Rule(trace_split, rewrite_split),
     "Slice": Rule(trace_slice, rewrite_slice),
-    "Gather": Rule(trace_gather, rewrite_gather),
+    "Gather": Rule(trace_gather, rewrite_gather, (0, 1)),
     "Pad": Rule(trace_pad, rewrite_pad),
     "Expand": Rule(trace_expand, rewrite_expand, source=True),
     "Tile": Rule(trace_tile),

@@ -103,6 +103,8 @@ def trace_trailing(n: NodeTrace) -> None:
     default = -1 if single or n.op in ("LayerNormalization", "RMSNormalization") else 1
     axis = int(n.attr("axis", default)) % rank
     axes = [axis] if single else list(range(axis, rank))
+    if any(o in n.record.graph.consumers or o in n.record.graph.outputs for o in n.node.output[1:] if o):
+        n.wall(n.labels(0), f"{n.op} whose statistics are read")
     n.emit(over_axes(n, axes, n.op))
 
 

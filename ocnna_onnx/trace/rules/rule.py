@@ -34,9 +34,9 @@ class NodeSurgery(Protocol):
     def value(self, i: int) -> AnyArray | None:
         """The value of a static input before the cut."""
 
-    def set_operand(self, i: int, new: Sequence[int], touched: Sequence[bool] | None = None) -> None:
-        """Give an integer operand a new value; where the graph computes it, only `touched` elements are overridden,
-        and only if they do not adapt by themselves."""
+    def set_operand(self, i: int, new: Sequence[int]) -> None:
+        """Give an integer operand a value. Nothing happens where it has it already; where the graph computes it from
+        shapes, only the elements that do not adapt by themselves are overridden."""
 
     def set_operand_array(self, i: int, new: AnyArray) -> None:
         """Replace a constant operand by another array."""
@@ -51,5 +51,7 @@ class Rule:
 
     trace: Callable[[NodeTrace], None]
     rewrite: Callable[[NodeSurgery], None] | None = None
+    inputs: tuple[int, ...] | None = (0,)
+    """Inputs whose labels the rule understands (None: all); labels on any other are a wall."""
     source: bool = False
     """Whether the operator makes fresh channels, so that it is traced even when nothing labelled reaches it."""

@@ -36,7 +36,10 @@ def rewrite_resize(s: NodeSurgery) -> None:
     if len(s.inputs) > 3 and s.inputs[3]:
         old, new = s.old_shape(s.outputs[0]), s.new_shape(s.outputs[0])
         axes = s.attr("axes", range(len(old)))
-        s.set_operand(3, [new[a] for a in axes], [old[a] != new[a] for a in axes])
+        value = s.value(3)
+        if value is not None:
+            sizes = value.reshape(-1).tolist()
+            s.set_operand(3, [new[a] if old[a] != new[a] else sizes[k] for k, a in enumerate(axes)])
 
 
 RULES = {
