@@ -190,6 +190,7 @@ class Surgery:
         constants = self.editor.kept.trace.constants
         if name and constants.reads_shapes(name):
             adapted = self.editor.adapted.value(name)
+            adapted = old if adapted is None else adapted  # it cannot be evaluated: the proof tells
             wanted = np.asarray(new, np.int64)
             same_length = adapted is not None and adapted.size == len(wanted)
             differs = (

@@ -44,6 +44,8 @@ def rewrite(trace: Trace, keep: BoolArray) -> Rewritten:
         raise ProofFailed(f"node '{node}': no dense tensor is left of '{tensor}' (a defect; please report it)", node)
     model = onnx.ModelProto()
     model.CopyFrom(trace.graph.proto)
+    if keep.all():
+        return Rewritten(model, (), (), kept, {**kept.shapes(), **_stored_shapes(model)})
     editor = Editor(kept, model)
     cuts = _cut_constants(editor)
     for i in trace.graph.order:

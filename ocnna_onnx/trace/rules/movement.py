@@ -15,6 +15,9 @@ from .rule import NodeSurgery, Rule
 
 def taken(n: NodeTrace, x: Labels, axis: int, indices: IntArray) -> Labels | None:
     """`indices` of an axis; a labelled channel that ends up alone on its axis cannot go."""
+    if not len(indices):
+        n.wall([x], f"{n.op} leaves an empty tensor")
+        return None
     if axis in x.axes and len(indices) == 1:
         n.wall_units(np.take(lb.dense(x), indices, axis), f"{n.op} leaves it alone on its axis", n.node.input[0])
     return lb.take(x, axis, indices)
