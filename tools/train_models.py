@@ -25,6 +25,7 @@ import torch.nn.functional as F  # noqa: N812 (its usual name)
 from google.protobuf.message import Message
 from torch import Tensor, nn
 
+import ocnna_onnx
 from ocnna_onnx.data.digits import digits, fit
 
 SIDE = 16
@@ -330,37 +331,14 @@ def onnx_logits(path: Path, images: npt.NDArray[np.float32], batch: int) -> npt.
     return np.concatenate(runs)
 
 
-def count(model: onnx.ModelProto) -> tuple[int, int]:
-    """Parameters, and multiply-accumulates for one image.
-
-    Parameters are the weights and biases of Conv, Gemm and BatchNormalization (not its running mean and variance);
-    multiply-accumulates are those of Conv and Gemm.
-    """
-    graph = onnx.shape_inference.infer_shapes(model).graph
-    weights = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
-    shapes = {
-        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
-        for value in (*graph.value_info, *graph.output)
-    }
-    counted: set[str] = set()
-    macs = 0
-    for node in graph.node:
-        if node.op_type in ("Conv", "Gemm", "BatchNormalization"):
-            counted.update(name for name in node.input[1:3] if name)
-        if node.op_type == "Conv":
-            macs += math.prod(weights[node.input[1]]) * math.prod(shapes[node.output[0]][2:])
-        elif node.op_type == "Gemm":
-            macs += math.prod(weights[node.input[1]])
-    return sum(math.prod(weights[name]) for name in counted), macs
-
-
 def measure(net: Net, path: Path, test: Split) -> Row:
     """The README's line for one written file; the accuracy is ONNX Runtime's."""
     content = path.read_bytes()
     correct = int((onnx_logits(path, test.images, BATCH).argmax(1) == test.labels).sum())
     model = onnx.load_model_from_string(content)
     producer = f"{model.producer_name} {model.producer_version}"
-    params, macs = count(model)
+    found = ocnna_onnx.inspect(model)
+    params, macs = found.params, found.macs
     digest = hashlib.sha256(content).hexdigest()
     opset = model.opset_import[0].version
     return Row(net, producer, opset, correct, len(test.labels), params, macs, len(content), digest)
