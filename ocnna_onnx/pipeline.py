@@ -17,7 +17,7 @@ from . import __version__
 from .calibrate.stream import batch_size, per_image
 from .criteria.table import CRITERIA, OutputCriterion, RandomCriterion, WeightCriterion
 from .data.open import open_data
-from .data.samples import Samples
+from .data.samples import Samples, probe_shapes
 from .errors import DataError, NothingFree, ProofFailed, UsageError
 from .model.graph import Graph
 from .model.load import LoadedModel, load
@@ -85,7 +85,8 @@ def inspect(
     dimensions. Raises ModelError, UsageError, ShapeNeeded.
     """
     loaded = load(model, base_folder)
-    traced = trace_model(loaded.proto, dict(input_shapes or {}), Runtime(tuple(providers), threads))
+    runtime = runtime_settings(providers, threads)
+    traced = trace_model(loaded.proto, dict(input_shapes or {}), runtime)
     return inspection(traced, loaded.name)
 
 
@@ -186,7 +187,7 @@ def _check_options(criterion: str, ratio: float | None, percentile: float | None
 
 
 def runtime_settings(
-    providers: Sequence[str], threads: int, samples: int | None, seed: int, rtol: float | None
+    providers: Sequence[str], threads: int, samples: int | None = None, seed: int = 0, rtol: float | None = None
 ) -> Runtime:
     """How to run, once what all commands share is seen to be in range. Raises UsageError."""
     if samples is not None and samples < 1:
@@ -221,13 +222,8 @@ def _open(
     timings["load"] = time.perf_counter() - started
     given = dict(input_shapes or {})
     samples = open_data(data, Graph(loaded.proto), given, count, seed)
-    if samples.real:
-        for name, array in samples.arrays.items():
-            given.setdefault(name, (0, *array.shape[1:]))
-        for name, array in samples.fixed.items():
-            given.setdefault(name, array.shape)
     started = time.perf_counter()
-    traced = trace_model(loaded.proto, given, runtime)
+    traced = trace_model(loaded.proto, probe_shapes(samples, given), runtime)
     timings["trace"] = time.perf_counter() - started
     return _Job(loaded, traced, find_groups(traced), samples, runtime, progress, timings)
 

@@ -13,6 +13,7 @@ import onnx
 
 from .calibrate.stream import batch_size
 from .data.open import open_data
+from .data.samples import probe_shapes
 from .errors import DataError, ProofFailed
 from .model.graph import Graph
 from .model.load import load
@@ -75,9 +76,7 @@ def check(
         pass
     given = dict(input_shapes or {})
     chosen = open_data(data, Graph(before.proto), given, samples, seed)
-    if chosen.real:
-        for name, array in chosen.arrays.items():
-            given.setdefault(name, (0, *array.shape[1:]))
+    given = probe_shapes(chosen, given)
     plans = _plans(plan, before.sha256, after.proto)
     current = before.proto
     for number, step in enumerate(plans):

@@ -72,7 +72,9 @@ def test_a_recurrent_state_has_no_sample_axis() -> None:
         <float[8,3,3,3] wa, float[5,8,1,1] wy> { a = Conv(x, wa) y = Conv(a, wy) s = Relu(state) }"""
     )
     data = {"x": images(6), "state": np.zeros((2, 1, 4), np.float32)}
-    assert ocnna_onnx.prune(model, data=data, ratio=0.5).report["data"]["samples"] == 6
+    result = ocnna_onnx.prune(model, data=data, ratio=0.5)
+    assert result.report["data"]["samples"] == 6
+    assert ocnna_onnx.check(model, result.model, data=data).proof.passed
 
 
 def test_a_rule_that_fails_becomes_a_wall(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,6 +50,14 @@ class Samples:
             yield {**{n: a[index] for n, a in self.arrays.items()}, **self.fixed}, stop - start
 
 
+def probe_shapes(samples: Samples, given: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """The shapes that the user gave, and for other inputs those of real samples (0: the sample axis, to be guessed)."""
+    if not samples.real:
+        return dict(given)
+    per_sample = {name: (0, *array.shape[1:]) for name, array in samples.arrays.items()}
+    return {**per_sample, **{name: array.shape for name, array in samples.fixed.items()}, **given}
+
+
 def choose(samples: Samples, count: int, seed: int) -> Samples:
     """At most `count` samples, seeded; class-balanced where labels exist. All of them where there are no more."""
     if samples.count <= count:

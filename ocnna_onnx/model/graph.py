@@ -40,10 +40,6 @@ class Graph:
         return tuple(n.name if n.name and counts[n.name] == 1 else next(filter(None, n.output), "") for n in self.nodes)
 
     @cached_property
-    def by_name(self) -> dict[str, int]:
-        return {name: i for i, name in enumerate(self.names)}
-
-    @cached_property
     def opset(self) -> int:
         """Version of the default operator set."""
         return next((o.version for o in self.proto.opset_import if o.domain in ("", "ai.onnx")), 1)

@@ -25,7 +25,7 @@ VIEWS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 def can_push_back(editor: Editor, name: str, axes: Kept) -> bool:
     """Whether the operators that make the computed constant `name` are all known here, back to what is stored."""
     trace = editor.kept.trace
-    if not _is_computed(editor, name):
+    if not is_computed(editor, name):
         return name in trace.graph.initializers or name in trace.graph.producer
     index = trace.graph.producer[name]
     node = trace.graph.nodes[index]
@@ -50,7 +50,7 @@ def push_back(editor: Editor, name: str, axes: Kept, leaf: Leaf, before: int, in
         if not _some_goes(own):
             continue
         alone = in_place and editor.readers.get(source) == 1
-        if _is_computed(editor, source):
+        if is_computed(editor, source):
             inputs[k] = push_back(editor, source, own, leaf, before, alone)
         else:
             inputs[k] = leaf(index, k, source, {a: m for a, m in own.items() if not m.all()}, alone)
@@ -75,7 +75,8 @@ def push_back(editor: Editor, name: str, axes: Kept, leaf: Leaf, before: int, in
     return str(edited.output[0])
 
 
-def _is_computed(editor: Editor, name: str) -> bool:
+def is_computed(editor: Editor, name: str) -> bool:
+    """Whether a constant is made by nodes rather than stored (in an initializer or a Constant node)."""
     graph = editor.kept.trace.graph
     made = graph.producer.get(name)
     return made is not None and name not in graph.initializers and graph.nodes[made].op_type != "Constant"

@@ -15,7 +15,7 @@ from ..trace.kept import Kept
 from ..trace.labels import BoolArray, Shape
 from ..trace.rules import RULES
 from ..trace.types import Trace
-from .chains import can_push_back, push_back
+from .chains import can_push_back, is_computed, push_back
 from .constants import CutRecord, cut_array, operand_cuts, signature
 from .constants import Kept as AxesKept
 from .editor import Editor, Surgery
@@ -99,8 +99,7 @@ def _cut_constants(editor: Editor) -> list[CutRecord]:
         for node, i in places:
             axes = operands[(node, i)]
             key = signature(axes)
-            computed = root in graph.producer and graph.nodes[graph.producer[root]].op_type != "Constant"
-            pushed = computed and can_push_back(editor, root, axes)
+            pushed = is_computed(editor, root) and can_push_back(editor, root, axes)
             if key not in names and pushed:
                 names[key] = push_back(editor, root, axes, leaf, node, in_place)
             elif key not in names:

@@ -84,6 +84,12 @@ def _fixed_rows(choice: Choice, option: Option) -> list[Wall]:
     return found
 
 
+def _units(choices: Sequence[Choice]) -> IntArray:
+    """The units in these grids, ascending."""
+    units = np.unique(np.concatenate([r.reshape(-1) for c in choices for o in c.options for r in o.rows]))
+    return units[units > 0]
+
+
 def _clusters(record: Record, unit_class: IntArray, size: int) -> list[list[Choice]]:
     """Grids that touch the same layers or the same classes are decided together, so that they agree."""
     if not record.choices:
@@ -95,8 +101,7 @@ def _clusters(record: Record, unit_class: IntArray, size: int) -> list[list[Choi
     base = len(record.choices)
     offset = base + int(unit_class.max(initial=0)) + 1
     for c, choice in enumerate(record.choices):
-        units = np.unique(np.concatenate([r.reshape(-1) for o in choice.options for r in o.rows]))
-        units = units[units > 0]
+        units = _units([choice])
         edges.extend((c, base + int(u)) for u in np.unique(unit_class[units]))
         edges.extend((c, offset + int(m)) for m in np.unique(member[units]) if m >= 0)
     pairs = np.asarray(edges, np.int64).reshape(-1, 2)
@@ -113,8 +118,7 @@ def _best(
     distinct: dict[tuple[bytes, ...], list[int]] = {}
     for k, choice in enumerate(cluster):
         distinct.setdefault(tuple(sorted(map(_signature, choice.options))), []).append(k)
-    units = np.unique(np.concatenate([r.reshape(-1) for c in cluster for o in c.options for r in o.rows]))
-    units = units[units > 0]
+    units = _units(cluster)
 
     def settle(options: list[Option], same: list[int], wanted: bytes) -> list[Option]:
         return [

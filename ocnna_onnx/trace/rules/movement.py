@@ -209,7 +209,7 @@ def trace_gather(n: NodeTrace) -> None:
                 continue
             picked = taken(n, x, axis, indices.reshape(-1).astype(np.int64) % shape[axis])
         else:
-            picked = lb.take(x, axis, np.zeros(int(np.prod(n.shape(1), dtype=np.int64)), np.int64))
+            picked = taken(n, x, axis, np.zeros(int(np.prod(n.shape(1), dtype=np.int64)), np.int64))
         found.append(None if picked is None else lb.reshape(picked, out))
     n.wall(n.labels(1), "Gather reads it as indices", 1)
     n.emit(found)

@@ -19,13 +19,13 @@ def trace_batch_norm(n: NodeTrace) -> None:
     if n.attr("training_mode", 0) or len([o for o in n.node.output if o]) > 1:
         n.wall(n.labels(0), "BatchNormalization in training mode")
         return
-    _per_channel(n, (1, 2, 3, 4))
+    _per_channel(n, n.labels(0), (1, 2, 3, 4))
     n.emit(n.labels(0))
 
 
-def _per_channel(n: NodeTrace, operands: Sequence[int]) -> None:
+def _per_channel(n: NodeTrace, labels: Sequence[Labels], operands: Sequence[int]) -> None:
     """Vectors of length C that follow the channels of input 0."""
-    for x in n.labels(0):
+    for x in labels:
         if CHANNEL not in x.axes:
             continue
         for i in operands:
@@ -53,12 +53,7 @@ def over_axes(n: NodeTrace, axes: Sequence[int], what: str) -> list[Labels]:
 def trace_instance_norm(n: NodeTrace) -> None:
     """Statistics over the positions of each channel. After a Reshape to groups: whole groups are exact."""
     passed = over_axes(n, range(2, len(n.shape(0))), n.op)
-    for x in passed:
-        for i in (1, 2):
-            if CHANNEL in x.axes and n.is_fixed(i):
-                n.cut(i, 0, x, CHANNEL)
-            elif CHANNEL in x.axes:
-                n.wall([x], f"{n.op} with computed parameters", i)
+    _per_channel(n, passed, (1, 2))
     n.emit(passed)
 
 
