@@ -26,7 +26,7 @@ from ocnna_onnx.data.open import open_data
 from ocnna_onnx.data.samples import Samples
 from ocnna_onnx.model.session import Runtime, open_session, run, with_outputs
 from ocnna_onnx.plan.plan import removed_channels
-from ocnna_onnx.plan.select import Cut, excluded, group_scores, select
+from ocnna_onnx.plan.select import Cut, class_scores, excluded, select
 from ocnna_onnx.trace.groups import find_groups
 from ocnna_onnx.trace.types import Trace
 
@@ -335,7 +335,7 @@ def test_members_of_a_group_are_normalised_and_averaged() -> None:
     trace = layer(RESIDUAL, weights(RESIDUAL_SHAPES))
     rng = np.random.default_rng(0)
     scores = {0: rng.random(8), 1: 1000 * rng.random(8), 2: rng.random(6)}
-    found = group_scores(trace, find_groups(trace), scores)
+    found = class_scores(trace.unit_class, trace.sources, scores)
     wanted = (scores[0] / scores[0].mean() + scores[1] / scores[1].mean()) / 2
     np.testing.assert_allclose(by_channel(trace, 0, found), wanted)
     np.testing.assert_allclose(by_channel(trace, 1, found), wanted)
@@ -345,7 +345,7 @@ def test_members_of_a_group_are_normalised_and_averaged() -> None:
 def test_a_member_whose_scores_are_all_zero() -> None:
     trace = layer(RESIDUAL, weights(RESIDUAL_SHAPES))
     scores = {0: np.arange(8.0), 1: np.zeros(8), 2: np.zeros(6)}
-    found = group_scores(trace, find_groups(trace), scores)
+    found = class_scores(trace.unit_class, trace.sources, scores)
     assert np.isfinite(found).all()
     np.testing.assert_allclose(by_channel(trace, 0, found), np.arange(8) / 3.5 / 2)
     assert not by_channel(trace, 2, found).any()
@@ -366,7 +366,7 @@ def test_a_unit_with_several_channels_of_a_layer_takes_their_mean() -> None:
     """
     trace = layer(text, weights({"w1": (3, 1, 3, 3), "w2": (6, 1, 3, 3), "w3": (5, 6)}))
     half, whole = np.array([1.0, 2.0, 3.0]), np.arange(6.0)
-    found = group_scores(trace, find_groups(trace), {0: half, 1: whole})
+    found = class_scores(trace.unit_class, trace.sources, {0: half, 1: whole})
     wanted = (half / half.mean() + (whole[:3] + whole[3:]) / 2 / whole.mean()) / 2
     np.testing.assert_allclose(by_channel(trace, 0, found), wanted)
     np.testing.assert_allclose(by_channel(trace, 1, found), np.tile(wanted, 2))
@@ -451,7 +451,7 @@ def test_excluded_layers_stay() -> None:
     trace = layer(RESIDUAL, weights(RESIDUAL_SHAPES))
     score = np.arange(float(len(trace.free)))
     for patterns, left in ((["right"], {"alone"}), (["alone"], {"left", "right"}), (["re:l"], set()), ([], None)):
-        barred = excluded(trace, patterns)
+        barred = trace.unit_class[excluded(trace, patterns)]
         classes = select(trace, find_groups(trace), score, Cut(ratio=0.5), barred)
         names = set(removed_channels(trace, trace.keep_units(classes)))
         assert names == (left if left is not None else {"left", "right", "alone"})
