@@ -24,7 +24,8 @@ from ocnna_onnx.criteria.ocnna import pca_norms, variation
 from ocnna_onnx.criteria.table import RandomCriterion
 from ocnna_onnx.data.open import open_data
 from ocnna_onnx.data.samples import Samples
-from ocnna_onnx.model.session import Runtime, open_session, run, with_outputs
+from ocnna_onnx.model.light import light
+from ocnna_onnx.model.session import Runtime, open_session, run
 from ocnna_onnx.plan.plan import removed_channels
 from ocnna_onnx.plan.select import Cut, class_scores, excluded, select
 from ocnna_onnx.trace.groups import find_groups
@@ -118,7 +119,7 @@ def test_scores_on_real_maps() -> None:
     samples = open_data("digits", trace.graph, {}, 6, 0)
     sources = [s for s in trace.sources if trace.free[trace.unit_class[s.units]].any()]
     found = per_image(trace, sources, samples, pca_norms, RUNTIME)
-    tapped = with_outputs(trace.graph.proto, [s.tensor for s in sources])
+    tapped = light(trace.graph.proto, [s.tensor for s in sources])
     with open_session(tapped, RUNTIME, optimize=True) as session:
         outputs = run(session, [s.tensor for s in sources], samples.arrays)
     for source, norms in zip(sources, found, strict=True):
@@ -141,7 +142,7 @@ def test_the_command_removes_what_the_reference_scores_lowest(tmp_path: Path) ->
     samples = open_data("digits", trace.graph, {}, 8, 0)
     layer = trace.sources[1]
     name = trace.graph.names[layer.node]
-    with open_session(with_outputs(trace.graph.proto, [layer.tensor]), RUNTIME) as session:
+    with open_session(light(trace.graph.proto, [layer.tensor]), RUNTIME) as session:
         norms = reference_norms(run(session, [layer.tensor], samples.arrays)[layer.tensor])
     score = norms.std(axis=0) / norms.mean(axis=0)
     assert remove[name] == sorted(np.argsort(score)[: len(score) // 2].tolist())
