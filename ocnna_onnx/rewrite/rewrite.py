@@ -10,6 +10,7 @@ from onnx import numpy_helper
 
 from ..errors import ProofFailed
 from ..model.graph import AnyArray, is_standard
+from ..model.light import without_initializers
 from ..trace.kept import Kept
 from ..trace.labels import BoolArray, Shape
 from ..trace.rules import RULES
@@ -41,11 +42,10 @@ def rewrite(trace: Trace, keep: BoolArray) -> Rewritten:
     for tensor in kept.irregular():
         node = trace.graph.names[trace.graph.producer[tensor]]
         raise ProofFailed(f"node '{node}': no dense tensor is left of '{tensor}' (a defect; please report it)", node)
-    model = onnx.ModelProto()
-    model.CopyFrom(trace.graph.proto)
     if keep.all():
+        model = trace.graph.model.whole()
         return Rewritten(model, (), (), kept, {**kept.shapes(), **_stored_shapes(model)})
-    editor = Editor(kept, model)
+    editor = Editor(kept, without_initializers(trace.graph.proto), dict(trace.graph.initializers))
     cuts = _cut_constants(editor)
     for i in trace.graph.order:
         node = trace.graph.nodes[i]

@@ -9,6 +9,7 @@ import onnx
 
 from ..model.constants import SHAPE_READERS, Constants
 from ..model.graph import Graph, bodies, captured, is_standard
+from ..model.light import Light
 from ..model.session import Runtime
 from ..model.shapes import Shape, probe
 from .context import NodeTrace, Record
@@ -22,13 +23,15 @@ DEFECT = "a defect of ocnna-onnx"
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "QLinearConv", "ConvInteger")
 
 
-def trace(model: onnx.ModelProto, input_shapes: dict[str, Shape] | None = None, runtime: Runtime = Runtime()) -> Trace:
+def trace(
+    model: onnx.ModelProto | Light, input_shapes: dict[str, Shape] | None = None, runtime: Runtime = Runtime()
+) -> Trace:
     """Find which channels belong together and where the walls are.
 
     input_shapes: input -> probe shape, for symbolic dimensions that cannot be guessed.
     Raises ShapeNeeded, UsageError (shapes that do not fit), ModelError (onnxruntime cannot run the model).
     """
-    graph = Graph(model)
+    graph = Graph(model.proto, model.weights) if isinstance(model, Light) else Graph(model)
     shapes = probe(graph, input_shapes or {}, runtime)
     constants = Constants(graph, shapes.shape, runtime, shapes.second, shapes.dtype)
     record = Record(graph, shapes, constants)
