@@ -94,9 +94,9 @@ def rewrite_group_norm(s: NodeSurgery) -> None:
 
 
 def trace_trailing(n: NodeTrace) -> None:
-    """LayerNormalization, Softmax: the statistic runs over the axes from `axis` on (or over `axis` alone)."""
+    """LayerNormalization, Softmax and kin: the statistic runs over the axes from `axis` on (or over `axis` alone)."""
     rank = len(n.shape(0))
-    single = n.op in ("Softmax", "LogSoftmax", "Hardmax") and n.opset >= 13
+    single = n.op != "LayerNormalization" and int(n.attr("opset", n.opset)) >= 13
     default = -1 if single or n.op == "LayerNormalization" else 1
     axis = int(n.attr("axis", default)) % rank
     axes = [axis] if single else list(range(axis, rank))
@@ -166,3 +166,4 @@ RULES = {
     **dict.fromkeys(("RMSNormalization", "SimplifiedLayerNormalization"), Rule(trace_rms, rewrite_rms)),
     **dict.fromkeys(("LayerNormalization", "Softmax", "LogSoftmax", "Hardmax"), Rule(trace_trailing)),
 }
+MICROSOFT = {"QLinearSoftmax": Rule(trace_trailing)}
