@@ -15,6 +15,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from ..model.graph import AnyArray
+from ..model.light import Light
 from ..model.session import Runtime, open_session, run
 from ..trace.kept import Kept
 from .compare import relative_error
@@ -26,9 +27,10 @@ class LocalProver:
     """The consumers of an original and a pruned model, with what arrives at their operands on one feed."""
 
     kept: Kept
-    pruned: onnx.ModelProto
     runtime: Runtime
     arriving: tuple[Mapping[str, AnyArray], Mapping[str, AnyArray]]
+    small: Mapping[str, Sequence[onnx.NodeProto]]
+    """By output: the pruned model's node, and what was put behind it."""
 
     def error(self, node: int, i: int, scale: float) -> tuple[float, float, float]:
         """(relative error of the pruned against the silenced consumer, what silencing changes, what the kept channels
@@ -36,7 +38,7 @@ class LocalProver:
         graph = self.kept.trace.graph
         original = graph.nodes[node]
         output = original.output[0]
-        small = _chain(self.pruned, original, output)
+        small = self.small[output]
         noise, mask, few = _numbers(self.kept, original.input[i], scale)
         operand = self.kept.trace.masks[(node, i)]
         before, after = self.arriving
@@ -79,9 +81,9 @@ class LocalProver:
             return run(session, [wanted], {fed: values})[wanted]
 
 
-def _chain(model: onnx.ModelProto, original: onnx.NodeProto, output: str) -> list[onnx.NodeProto]:
-    """The node of the pruned model that does what `original` does, and those put behind it up to `output`."""
-    made = {name: node for node in model.graph.node for name in node.output}
+def _chain(made: Mapping[str, onnx.NodeProto], original: onnx.NodeProto, output: str) -> list[onnx.NodeProto]:
+    """The node of the pruned model that does what `original` does, and those put behind it up to `output`. made: the
+    pruned model's nodes by what they make."""
     found = [made[output]]
     while (found[0].op_type, found[0].domain) != (original.op_type, original.domain):
         found.insert(0, made[found[0].input[0]])
@@ -89,22 +91,24 @@ def _chain(model: onnx.ModelProto, original: onnx.NodeProto, output: str) -> lis
 
 
 def local_prover(
-    kept: Kept, pruned: onnx.ModelProto, nodes: list[int], feed: Mapping[str, AnyArray], runtime: Runtime
+    kept: Kept, before: Light, after: Light, nodes: list[int], feed: Mapping[str, AnyArray], runtime: Runtime
 ) -> LocalProver:
     """Run both models once, to know what arrives at all operands of these nodes."""
     graph = kept.trace.graph
     ours = {n for node in nodes for n in graph.nodes[node].input if n}
-    chains = [_chain(pruned, graph.nodes[node], graph.nodes[node].output[0]) for node in nodes]
-    theirs = {n for chain in chains for place, node in enumerate(chain) for n in node.input[min(place, 1) :] if n}
-    return LocalProver(
-        kept, pruned, runtime, (_arriving(graph.proto, ours, feed, runtime), _arriving(pruned, theirs, feed, runtime))
-    )
+    outputs = {graph.nodes[node].output[0]: graph.nodes[node] for node in nodes}
+    made = {name: node for node in after.proto.graph.node for name in node.output}
+    small = {output: _chain(made, original, output) for output, original in outputs.items()}
+    theirs = {n for chain in small.values() for k, node in enumerate(chain) for n in node.input[min(k, 1) :] if n}
+    arriving = (_arriving(before, ours, feed, runtime), _arriving(after, theirs, feed, runtime))
+    return LocalProver(kept, runtime, arriving, small)
 
 
-def _arriving(
-    model: onnx.ModelProto, names: set[str], feed: Mapping[str, AnyArray], runtime: Runtime
-) -> dict[str, AnyArray]:
-    stored = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer if t.name in names}
+def _arriving(model: Light, names: set[str], feed: Mapping[str, AnyArray], runtime: Runtime) -> dict[str, AnyArray]:
+    inline = (t for t in model.proto.graph.initializer if t.name in names and t.name not in model.weights)
+    stored = {t.name: numpy_helper.to_array(t) for t in inline} | {
+        n: model.weights[n] for n in names & model.weights.keys()
+    }
     made = [n for n in names if n not in stored and n not in feed]
     return {
         **{n: feed[n] for n in names if n in feed},
