@@ -12,7 +12,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from ..errors import ModelError
-from .graph import AnyArray, Graph, bodies, constant_node_value, is_standard
+from .graph import AnyArray, Graph, bodies, constant_node_value, is_evaluated
 from .light import Light, light
 from .session import Runtime, open_session, run
 
@@ -76,7 +76,7 @@ class Constants:
         for i in self.graph.order:
             node = self.graph.nodes[i]
             names = [n for n in node.input if n]
-            if not is_standard(node) or node.op_type in RANDOM_OPS or any(True for _ in bodies(node)):
+            if not is_evaluated(node) or node.op_type in RANDOM_OPS or any(True for _ in bodies(node)):
                 continue
             if node.op_type in SHAPE_READERS:
                 known = node.input[0] in self.shape

@@ -23,6 +23,8 @@ from .light import Light
 
 AnyArray = npt.NDArray[Any]
 
+QUANTIZED_WEIGHTS = ("DequantizeLinear", "QuantizeLinear")
+
 
 @dataclass(frozen=True)
 class Graph:
@@ -160,6 +162,12 @@ def constant_node_value(node: onnx.NodeProto) -> AnyArray | None:
 def is_standard(node: onnx.NodeProto) -> bool:
     """Whether the node's operator belongs to the ONNX standard."""
     return node.domain in ("", "ai.onnx")
+
+
+def is_evaluated(node: onnx.NodeProto) -> bool:
+    """Whether what a node makes of constants is a constant to us: standard operators, and onnxruntime's own spelling
+    of quantized weights."""
+    return is_standard(node) or (node.domain == "com.microsoft" and node.op_type in QUANTIZED_WEIGHTS)
 
 
 def dims(value: onnx.ValueInfoProto) -> tuple[int | str, ...] | None:

@@ -117,7 +117,7 @@ def _behind_quantizers(trace: Trace) -> frozenset[str]:
         node = trace.graph.nodes[i]
         if any(o in trace.constants.ahead for o in node.output):
             continue
-        if node.op_type in (*QUANTIZERS, "ConvInteger", "MatMulInteger") or any(n in found for n in node.input):
+        if node.op_type in QUANTIZERS or any(n in found for n in node.input):
             found.update(o for o in node.output if o and trace.shapes.dtype.get(o) not in (INT64, BOOL))
     return frozenset(found)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -171,6 +172,9 @@ class Surgery:
     def kept(self, tensor: str, axis: int) -> BoolArray:
         return self.editor.kept.along(tensor, axis)
 
+    def dtype(self, tensor: str) -> np.dtype[Any]:
+        return np.dtype(helper.tensor_dtype_to_np_dtype(self.editor.kept.trace.shapes.dtype[tensor]))
+
     def old_shape(self, tensor: str) -> Shape:
         return self.editor.kept.trace.shapes.shape[tensor]
 
@@ -238,16 +242,22 @@ class Surgery:
         self.node.input[i] = base
         self.editor.note(self.index, f"input {i}, elements overridden", old.tolist(), new.tolist())
 
-    def then(self, op: str, indices: IntArray, attributes: Mapping[str, Any]) -> None:
+    def then(
+        self, op: str, operand: AnyArray | None = None, attributes: Mapping[str, Any] = MappingProxyType({})
+    ) -> None:
         output = self.outputs[0]
         inner = self.editor.fresh_name(f"{output}_before_{op.lower()}")
-        chosen = self.editor.fresh_name(f"{output}_indices")
-        self.editor.put_initializer(chosen, indices)
+        stored = "" if operand is None else self.editor.fresh_name(f"{output}_{op.lower()}_operand")
+        if operand is not None:
+            self.editor.put_initializer(stored, operand)
         pending = list(self.editor._added.get(self.index, ([], []))[1])
         last = pending[-1] if pending else self.node
         last.output[0] = inner
-        self.editor.behind(self.index, helper.make_node(op, [inner, chosen], [output], name=inner, **attributes))
-        self.editor.note(self.index, f"{op} behind it", None, indices.tolist())
+        if not self.node.name:
+            self.node.name = output  # what the node is called in every report
+        inputs = [inner, stored] if stored else [inner]
+        self.editor.behind(self.index, helper.make_node(op, inputs, [output], name=inner, **attributes))
+        self.editor.note(self.index, f"{op} behind it", None, None if operand is None else operand.tolist(), stored)
 
 
 def _plain(value: Any) -> Any:
