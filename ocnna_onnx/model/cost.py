@@ -79,6 +79,7 @@ def _node_macs(graph: Graph, index: int, shape: Mapping[str, Shape]) -> int:
 
 def weights(graph: Graph, constants: Constants) -> dict[str, frozenset[int]]:
     """Weight tensors (initializers and Constant outputs) -> the nodes that use them as weights."""
+    constants = constants.with_defaults()
     users: dict[str, set[int]] = {}
     for i, node in enumerate(graph.nodes):
         if all(n in constants.fixed for n in node.output if n):

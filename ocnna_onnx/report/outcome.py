@@ -59,7 +59,8 @@ class Outcome:
         groups = [_group_row(trace, g, rewritten.kept.keep) for g in self.groups]
         units = sum(g["units"] for g in groups)
         removed = sum(g["removed"] for g in groups)
-        requested = {k: v for k, v in plan.options.items() if k in ("ratio", "percentile", "exclude", "min_channels")}
+        asked = ("ratio", "percentile", "exclude", "min_channels", "strict_inputs")
+        requested = {k: v for k, v in plan.options.items() if k in asked}
         return {
             "schema": SCHEMA,
             "tool": f"ocnna-onnx {version}",
