@@ -51,7 +51,9 @@ class Outcome:
         }
         after = {
             "params": cost.parameters(
-                small, Constants(small, rewritten.shapes, trace.constants.runtime, None, trace.shapes.dtype)
+                small,
+                Constants(small, rewritten.shapes, trace.constants.runtime, None, trace.shapes.dtype),
+                trace.constants.live,
             ),
             "macs": sum(cost.macs(small, rewritten.shapes).values()) // batch,
             "bytes": rewritten.model.ByteSize(),
