@@ -115,6 +115,7 @@ class Outcome:
             found.append(
                 f"{len(overridable)} weights that were cut are also graph inputs ('{overridable[0]}', …): their input "
                 "shapes were cut too, and the proof holds for the default values"
+                + (" (--strict-inputs leaves them alone)" if self.trace.graph.overridable else "")
             )
         names, operators = self.trace.graph.names, {n.op_type for n in self.trace.graph.nodes}
         for pattern in self.plan.options.get("exclude", ()):

@@ -141,7 +141,9 @@ class Savings:
         for place in self._readers[name]:
             shape, signature = self._operand(place, keep)
             whole = prod(self.trace.shapes.shape[self.trace.graph.nodes[place[0]].input[place[1]]])
-            variants[signature] = size * prod(shape) // max(1, whole)
+            left = size * prod(shape) // max(1, whole)
+            counts = left > 1 or self.trace.graph.nodes[place[0]].op_type in cost.WEIGHTED
+            variants[signature] = left if counts else 0
         return sum(variants.values())
 
     def _operand(self, place: tuple[int, int], keep: BoolArray) -> tuple[Shape, tuple[tuple[int, bytes], ...]]:

@@ -140,12 +140,12 @@ def print_why(why: Why, verbose: int) -> None:
     limit = None if verbose else NAMES
     kind = {"weight": "initializer", "inner": f"in a body; {why.op}"}.get(why.kind, why.kind)
     tree = Tree(Text(f"{why.name} ({why.op if why.kind == 'node' else kind})", style="bold"), guide_style="dim")
-    if why.rule:
+    if why.rule and why.reads:
         tree.add(Text(f"rule: {why.rule}"))
     for note in why.notes:
         tree.add(Text(note))
     if why.made_by:
-        tree.add(Text(f"made by {why.made_by}"))
+        tree.add(Text(f"made by {why.made_by} ({why.op})"))
     if why.read_by:
         tree.add(Text(f"read by {_names(why.read_by, limit)}"))
     for tensor in why.tensors:

@@ -69,9 +69,10 @@ class HeldInfo:
 class Why:
     """The answer for one name.
 
-    kind: `node`, `input`, `weight`, `constant`, `tensor`, or `inner` (in the body of an If, Loop or Scan). op, rule: of
-    a node, its operator and what our rule for it does. tensors: the tensor itself; of a node, what it reads and makes.
-    made_by, read_by: of a tensor. cuts: of a weight or constant where it shrinks, of a node which of its operands do.
+    kind: `node`, `input`, `weight`, `constant`, `tensor`, or `inner` (in the body of an If, Loop or Scan). op, rule:
+    the operator of the node (or of the one that makes the tensor), and what our rule for it does. tensors: the tensor
+    itself; of a node, what it reads and makes. made_by, read_by: of a tensor. cuts: of a weight or constant where it
+    shrinks, of a node which of its operands do.
     """
 
     name: str
@@ -97,7 +98,7 @@ def answer(trace: Trace, groups: Sequence[Group], name: str) -> Why:
     """What `name` means for pruning. Raises UsageError where no tensor or node is called that."""
     place = _Place(trace, _group_of(trace, groups))
     graph = trace.graph
-    if name in graph.names:
+    if name in graph.names and any(node.name == name for node in graph.nodes):
         return place.node(graph.names.index(name))
     if name in _tensors(trace):
         return place.tensor(name)
@@ -116,13 +117,13 @@ class _Place:
     def node(self, index: int) -> Why:
         graph, constants = self.trace.graph, self.trace.constants
         node = graph.nodes[index]
-        rule = RULES.get(node.op_type) if is_standard(node) else None
+        op, rule = _operator(node)
         reads, makes = (tuple(dict.fromkeys(n for n in names if n)) for names in (node.input, node.output))
         tensors = tuple(self.info(n) for n in dict.fromkeys((*reads, *makes)) if self.trace.labels.get(n) or n in makes)
         notes = []
         if makes and all(n in constants.ahead for n in makes):
             notes.append("its value is known before the model runs: no channels pass through it")
-        elif rule is None:
+        elif not rule:
             notes.append("there is no rule for this operator: channels that reach it stay")
         elif not any(t.axes for t in tensors):
             notes.append("no channels that could go reach it, and it makes none")
@@ -135,8 +136,8 @@ class _Place:
         return Why(
             name=name,
             kind="node",
-            op=node.op_type if is_standard(node) else f"{node.domain}.{node.op_type}",
-            rule="" if rule is None else _first_paragraph(rule.trace.__doc__),
+            op=op,
+            rule=rule,
             tensors=tensors,
             reads=reads,
             makes=makes,
@@ -165,9 +166,12 @@ class _Place:
         readers = list(dict.fromkeys(i for i, _ in graph.consumers.get(name, ())))
         near = [*readers, *([] if maker is None else [maker])]
         groups = self.groups(units) or tuple(sorted({g for c in cuts for g in c.groups}))
+        op, rule = ("", "") if maker is None else _operator(graph.nodes[maker])
         return Why(
             name=name,
             kind=kind,
+            op=op,
+            rule=rule,
             tensors=(info,),
             made_by="" if maker is None else graph.names[maker],
             read_by=tuple(graph.names[i] for i in readers),
@@ -300,8 +304,13 @@ def _inner_note(outer: str, node: onnx.NodeProto) -> str:
     return f"it is in the body of node '{outer}' ({node.op_type}); what follows is about that node"
 
 
-def _first_paragraph(doc: str | None) -> str:
-    return " ".join((doc or "").split("\n\n")[0].split())
+def _operator(node: onnx.NodeProto) -> tuple[str, str]:
+    """A node's operator, and the first paragraph of what our rule for it says; "" where there is none."""
+    if not is_standard(node):
+        return f"{node.domain}.{node.op_type}", ""
+    rule = RULES.get(node.op_type)
+    doc = (rule.trace.__doc__ or node.op_type) if rule is not None else ""
+    return node.op_type, " ".join(doc.split("\n\n")[0].split())
 
 
 def _unknown(trace: Trace, name: str) -> str:
