@@ -518,9 +518,11 @@ def test_random_operators_are_refused_by_name(call: str, op: str) -> None:
 
 def test_a_random_operator_in_a_body_is_refused() -> None:
     model = build(
-        """g (float[2,3,8,8] x) => (float[2,5,H,W] y) <float[8,3,1,1] wa, float[5,8,1,1] wy, bool c = {1}>
+        """g (float[2,3,8,8] x) => (float[2,5,H,W] y) <float[8,3,1,1] wa, float[5,8,1,1] wy>
         { a = Conv(x, wa)
           y0 = Conv(a, wy)
+          k = ReduceMax<keepdims=0>(x)
+          c = Equal(k, k)
           [body] e = If(c) <
             then_branch = t () => (float[1] p) { p = RandomNormal<shape=[1]>() },
             else_branch = f () => (float[1] q) { q = RandomUniform<shape=[1]>() }

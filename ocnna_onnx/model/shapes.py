@@ -158,7 +158,7 @@ def _deduced(graph: Graph, feeds: Mapping[str, Shape], runtime: Runtime) -> tupl
     return shape, dtype
 
 
-def _skeleton(graph: Graph, feeds: Mapping[str, Shape], known: Mapping[str, AnyArray]) -> onnx.ModelProto:
+def skeleton(graph: Graph, feeds: Mapping[str, Shape], known: Mapping[str, AnyArray]) -> onnx.ModelProto:
     """The graph with concrete inputs, without the bytes of large weights and without stale value_info; tensors in
     `known` become initializers."""
     model = onnx.ModelProto(ir_version=graph.proto.ir_version)
@@ -195,11 +195,11 @@ def _inferred(
     graph: Graph, feeds: Mapping[str, Shape], known: Mapping[str, AnyArray]
 ) -> tuple[dict[str, Shape], dict[str, int]]:
     """What onnx's shape inference finds; nothing where it refuses the model."""
-    skeleton = _skeleton(graph, feeds, known)
-    shape: dict[str, Shape] = {t.name: tuple(t.dims) for t in skeleton.graph.initializer}
-    dtype = {t.name: t.data_type for t in skeleton.graph.initializer}
+    light = skeleton(graph, feeds, known)
+    shape: dict[str, Shape] = {t.name: tuple(t.dims) for t in light.graph.initializer}
+    dtype = {t.name: t.data_type for t in light.graph.initializer}
     try:
-        inferred = onnx.shape_inference.infer_shapes(skeleton, data_prop=True)
+        inferred = onnx.shape_inference.infer_shapes(light, data_prop=True)
     except Exception:  # inference raises plain RuntimeErrors on what it does not know; running decides
         return shape, dtype
     for value in (*inferred.graph.value_info, *inferred.graph.output, *inferred.graph.input):

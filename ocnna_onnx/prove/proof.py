@@ -149,7 +149,7 @@ def prove(
         if not used and (refusal := _runs_in_shape(models, feed, found)) is not None:
             return refusal
         try:
-            failure = _compare_on(models, feed, found)
+            failure = _unlike_original(models, feed, found) or _compare_on(models, feed, found)
         except ModelError:
             if not used:
                 raise
@@ -199,6 +199,25 @@ def _runs_in_shape(models: _Models, feed: Feed, found: _Findings) -> Proof | Non
     found.error = float("inf")
     text = f"'{name}' should have shape {list(expected)} and has {list(actual)}"
     return found.verdict(f"node '{models.node_of(name)}': {text}", models.node_of(name))
+
+
+def _unlike_original(models: _Models, feed: Feed, found: _Findings) -> Proof | None:
+    """A failed Proof where the model with functions and branches laid out is not the model that was given."""
+    trace = models.kept.trace
+    if trace.unfolded.proto is trace.original or not feed.decisive:
+        return None
+    names = [n for n in trace.graph.outputs if n in trace.graph.producer and n in trace.shapes.shape]
+    given, laid_out = (run_taps(m, names, feed.values, models.runtime) for m in (trace.original, trace.graph.proto))
+    for name in names:
+        a, b = laid_out[name], given[name]
+        if np.array_equal(a, b, equal_nan=a.dtype.kind == "f"):
+            continue
+        error, tolerance = relative_error(a, b, (1, -1)), models.tolerance(name) or 0.0
+        if not error <= tolerance:
+            found.error = max(found.error, error)
+            text = "the model with its functions and branches laid out differs from the model that was given"
+            return found.verdict(f"'{name}': {text} by {error:.3g} (limit {tolerance:g})", models.node_of(name))
+    return None
 
 
 def _compare_on(models: _Models, feed: Feed, found: _Findings) -> Proof | None:

@@ -43,7 +43,8 @@ class Outcome:
     def to_json(self, version: str) -> dict[str, Any]:
         """The dictionary of report.json."""
         trace, batch, plan, rewritten = self.trace, self.trace.shapes.batch, self.plan, self.rewritten
-        small = Graph(rewritten.model)
+        cut = not rewritten.kept.keep.all()
+        small = Graph(rewritten.model if cut else trace.graph.proto)
         before = {
             "params": cost.parameters(trace.graph, trace.constants),
             "macs": sum(cost.macs(trace.graph, trace.shapes.shape).values()) // batch,
@@ -112,6 +113,12 @@ class Outcome:
             found.append(
                 f"{len(overridable)} weights that were cut are also graph inputs ('{overridable[0]}', …): their input "
                 "shapes were cut too, and the proof holds for the default values"
+            )
+        edits = self.trace.unfolded.edits if not self.rewritten.kept.keep.all() else ()
+        if edits:
+            found.append(
+                f"{len(edits)} function calls or branches that are always taken ('{edits[0]['node']}', …) were written "
+                "as nodes of the main graph, so that channels in them could go; their layers go by their names there"
             )
         names, operators = self.trace.graph.names, {n.op_type for n in self.trace.graph.nodes}
         for pattern in self.plan.options.get("exclude", ()):

@@ -43,9 +43,10 @@ def rewrite(trace: Trace, keep: BoolArray) -> Rewritten:
         node = trace.graph.names[trace.graph.producer[tensor]]
         raise ProofFailed(f"node '{node}': no dense tensor is left of '{tensor}' (a defect; please report it)", node)
     model = onnx.ModelProto()
-    model.CopyFrom(trace.graph.proto)
     if keep.all():
+        model.CopyFrom(trace.original)
         return Rewritten(model, (), (), kept, {**kept.shapes(), **_stored_shapes(model)})
+    model.CopyFrom(trace.graph.proto)
     editor = Editor(kept, model)
     cuts = _cut_constants(editor)
     for i in trace.graph.order:
@@ -62,7 +63,7 @@ def rewrite(trace: Trace, keep: BoolArray) -> Rewritten:
     freeze_values(editor)
     finished = editor.finish()
     shapes = {**kept.shapes(), **_stored_shapes(finished), **editor.computed_shapes}
-    return Rewritten(finished, tuple(cuts), tuple(editor.rewrites), kept, shapes)
+    return Rewritten(finished, tuple(cuts), (*trace.unfolded.edits, *editor.rewrites), kept, shapes)
 
 
 def _stored_shapes(model: onnx.ModelProto) -> dict[str, Shape]:

@@ -11,6 +11,7 @@ from ..model.constants import SHAPE_READERS, Constants
 from ..model.graph import Graph, bodies, captured, is_standard
 from ..model.session import Runtime
 from ..model.shapes import Shape, probe
+from ..model.unfold import Unfolded, unfold
 from .context import NodeTrace, Record
 from .coupling import couple
 from .labels import compact
@@ -28,12 +29,13 @@ def trace(model: onnx.ModelProto, input_shapes: dict[str, Shape] | None = None, 
     input_shapes: input -> probe shape, for symbolic dimensions that cannot be guessed.
     Raises ShapeNeeded, UsageError (shapes that do not fit), ModelError (onnxruntime cannot run the model).
     """
-    graph = Graph(model)
+    unfolded = unfold(model, runtime)
+    graph = Graph(unfolded.proto)
     shapes = probe(graph, input_shapes or {}, runtime)
     constants = Constants(graph, shapes.shape, runtime, shapes.second, shapes.dtype)
     record = Record(graph, shapes, constants)
     for i in graph.order:
-        _visit(record, i)
+        _visit(record, i, unfolded)
     for name in graph.outputs:
         units = [x.array.reshape(-1) for x in record.labels.get(name, ())]
         if units:
@@ -45,6 +47,8 @@ def trace(model: onnx.ModelProto, input_shapes: dict[str, Shape] | None = None, 
     _keep_grids_dense(record)
     coupling = couple(record)
     return Trace(
+        original=model,
+        unfolded=unfolded,
         graph=graph,
         shapes=shapes,
         constants=constants,
@@ -59,7 +63,7 @@ def trace(model: onnx.ModelProto, input_shapes: dict[str, Shape] | None = None, 
     )
 
 
-def _visit(record: Record, index: int) -> None:
+def _visit(record: Record, index: int, unfolded: Unfolded) -> None:
     node = record.graph.nodes[index]
     outputs = [o for o in node.output if o]
     if all(o in record.constants.ahead for o in outputs):
@@ -67,7 +71,11 @@ def _visit(record: Record, index: int) -> None:
     n = NodeTrace(record, index, node)
     hidden = _layers_inside(node)
     if hidden:
-        _refuse(record, index, f"the body of {node.op_type} is not entered: {hidden} layers in it stay as they are")
+        why = unfolded.refusal(node)
+        text = f"the body of {node.op_type} is not entered: {hidden} layers in it stay as they are"
+        _refuse(record, index, f"{text} ({why})" if why else text)
+    elif unfolded.refusal(node):
+        _refuse(record, index, f"{node.op_type} is not entered: {unfolded.refusal(node)}")
     outer = [name for name in captured(node) if name in record.labels]
     for name in outer:
         for x in record.labels[name]:
@@ -77,7 +85,8 @@ def _visit(record: Record, index: int) -> None:
     if rule is None or outer:
         if labelled:
             kind = node.op_type if is_standard(node) else f"{node.domain}.{node.op_type}"
-            _wall_all(n, f"no rule for the operator {kind}")
+            why = unfolded.refusal(node)
+            _wall_all(n, f"no rule for the operator {kind}" + (f": {why}" if why else ""))
         return
     if not labelled and not rule.source:
         return
