@@ -258,7 +258,8 @@ def test_nothing_removed_leaves_branches_as_they_were() -> None:
 
 
 NESTED = """g (float[N,3,8,8] x) => (float[N,5,H,W] y)
-    <float[8,3,3,3] wa, float[6,8,1,1] wb, float[5,6,1,1] wy, bool yes = {1}, bool no = {0}, float[6,1,1] shift,float[1] r_3 = {3.0}>
+    <float[8,3,3,3] wa, float[6,8,1,1] wb, float[5,6,1,1] wy, bool yes = {1}, bool no = {0},
+     float[6,1,1] shift, float[1] r_3 = {3.0}>
     { [first] a = Conv(x, wa)
       [outer] b, shifted = If(yes) <
         then_branch = t () => (float[N,6,6,6] r, float[6,1,1] bias)

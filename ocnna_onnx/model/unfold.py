@@ -268,10 +268,10 @@ def _drop_unread(model: onnx.ModelProto, before: onnx.ModelProto) -> None:
         if not gone:
             break
     inputs = {i.name for i in model.graph.input}
-    for field in (model.graph.initializer, model.graph.value_info):
-        for k in range(len(field) - 1, -1, -1):
-            if field[k].name in unread - inputs:
-                del field[k]
+    for stored in (model.graph.initializer, model.graph.value_info):
+        for k in range(len(stored) - 1, -1, -1):
+            if stored[k].name in unread - inputs:
+                del stored[k]
 
 
 def _read(model: onnx.ModelProto) -> set[str]:
