@@ -11,6 +11,7 @@ import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper, parser
 
 from ocnna_onnx.model.session import Runtime
+from ocnna_onnx.model.twin import fp32_twin, has_bfloat16
 from ocnna_onnx.prove.inputs import random_feeds
 from ocnna_onnx.prove.proof import Proof, prove
 from ocnna_onnx.rewrite.constants import CutRecord
@@ -97,6 +98,8 @@ def run_model(model: onnx.ModelProto, feed: Mapping[str, Array], names: Sequence
         known = {o.name: o for o in model.graph.output}
         del copy.graph.output[:]
         copy.graph.output.extend(known.get(n, onnx.ValueInfoProto(name=n)) for n in names)
+    if has_bfloat16(copy):
+        copy = fp32_twin(copy)
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = 1

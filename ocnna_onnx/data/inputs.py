@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import helper
 
 from ..model.graph import AnyArray, Graph, dims
 from ..model.shapes import IMAGE_CHANNELS, Shape
+from ..model.twin import fed_type
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class ImageInput:
 
 def image_input(value: onnx.ValueInfoProto, shape: Shape) -> ImageInput | None:
     """The input as a picture of the given shape, or None for audio, states, vectors, integers that are no bytes."""
-    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
+    dtype = fed_type(value.type.tensor_type.elem_type)
     if len(shape) != 4 or (dtype.kind not in "f" and dtype != np.uint8):
         return None
     if shape[1] in IMAGE_CHANNELS and min(shape[2:]) > 4:
@@ -51,7 +51,7 @@ def other_inputs(
     for value in graph.inputs:
         if value.name in skip:
             continue
-        dtype = np.dtype(helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
+        dtype = fed_type(value.type.tensor_type.elem_type)
         shape = shapes[value.name]
         full = (count, *shape[1:]) if has_sample_axis(value, shape) else shape
         found[value.name] = (rng.standard_normal(full) if dtype.kind == "f" else np.zeros(full)).astype(dtype)

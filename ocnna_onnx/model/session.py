@@ -14,6 +14,7 @@ import onnx
 
 from ..errors import ModelError, UsageError
 from .graph import AnyArray
+from .twin import as_fed, fp32_twin, has_bfloat16
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -46,14 +47,17 @@ def weight_bytes(model: onnx.ModelProto) -> int:
 
 @contextmanager
 def open_session(
-    model: onnx.ModelProto, runtime: Runtime, optimize: bool = False
+    model: onnx.ModelProto, runtime: Runtime, optimize: bool = False, twin: bool = True
 ) -> Iterator[onnxruntime.InferenceSession]:
-    """A session on an in-memory model. `optimize=False` keeps every node as written (no fusion, no reordering).
+    """A session on an in-memory model. `optimize=False` keeps every node as written (no fusion, no reordering); `twin`
+    runs what computes in bfloat16 as its fp32 twin.
 
     Raises ModelError with onnxruntime's own first line where it refuses the model.
     """
     import onnxruntime as ort
 
+    if twin and has_bfloat16(model):
+        model = fp32_twin(model)
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = runtime.threads
@@ -82,7 +86,7 @@ def run(
 ) -> dict[str, AnyArray]:
     """Outputs by name. ModelError with onnxruntime's first line where a node fails."""
     try:
-        return dict(zip(outputs, session.run(list(outputs), dict(feed)), strict=True))
+        return dict(zip(outputs, session.run(list(outputs), {n: as_fed(a) for n, a in feed.items()}), strict=True))
     except Exception as error:
         raise ModelError(f"onnxruntime cannot run the model: {first_line(error)}") from error
 

@@ -13,6 +13,7 @@ from ..errors import ModelError, ShapeNeeded, UsageError
 from .constants import Constants
 from .graph import AnyArray, Graph, dims
 from .session import Runtime, open_session, run
+from .twin import bfloat16_tensors, fed_type, has_bfloat16
 
 Shape = tuple[int, ...]
 
@@ -222,7 +223,7 @@ def _executed(graph: Graph, feeds: Mapping[str, Shape], runtime: Runtime) -> tup
     for name in names:
         model.graph.node.append(helper.make_node("Shape", [name], [_probe_name(name)]))
         model.graph.output.append(helper.make_tensor_value_info(_probe_name(name), TensorProto.INT64, None))
-    feed = {v.name: np.zeros(feeds[v.name], _numpy_type(v)) for v in graph.inputs}
+    feed = {v.name: np.zeros(feeds[v.name], fed_type(v.type.tensor_type.elem_type)) for v in graph.inputs}
     with open_session(model, runtime) as session:
         found = run(session, [_probe_name(n) for n in names], feed)
     return {n: tuple(int(s) for s in found[_probe_name(n)]) for n in names}, dtype
@@ -234,17 +235,17 @@ def _types(graph: Graph, names: list[str], runtime: Runtime) -> dict[str, int]:
     del model.graph.output[:]
     model.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names)
     with open_session(model, runtime) as session:
-        return {o.name: onnx_type(o.type) for o in session.get_outputs() if o.type.startswith("tensor(")}
+        found = {o.name: onnx_type(o.type) for o in session.get_outputs() if o.type.startswith("tensor(")}
+    if has_bfloat16(graph.proto):  # the session was the twin's
+        halved = bfloat16_tensors(skeleton(graph, {}, {}))
+        found.update({n: TensorProto.BFLOAT16 for n in found if n in halved})
+    return found
 
 
 def onnx_type(text: str) -> int:
     """onnxruntime's spelling of a type, as 'tensor(float16)', to the onnx element type."""
     inner = text[len("tensor(") : -1]
     return int(TensorProto.DataType.Value({"float": "FLOAT"}.get(inner, inner.upper())))
-
-
-def _numpy_type(value: onnx.ValueInfoProto) -> np.dtype[np.generic]:
-    return np.dtype(helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
 
 
 def _probe_name(tensor: str) -> str:

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from onnx import helper
 
 from ..data.samples import Samples
 from ..model.graph import AnyArray, Graph
 from ..model.shapes import Shapes
+from ..model.twin import fed_type
 
 SCALES = (1.0, 1e3, 1e6, 1e9)
 """Nets at PyTorch's default initialisation let the signal die out over their depth; larger inputs revive it."""
@@ -41,7 +41,7 @@ def random_feeds(graph: Graph, shapes: Shapes, seed: int) -> Iterator[Feed]:
         feed: dict[str, AnyArray] = {}
         for value in graph.inputs:
             shape = shapes.feeds[value.name]
-            dtype = np.dtype(helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
+            dtype = fed_type(value.type.tensor_type.elem_type)
             if dtype.kind in "iub":
                 high = 256 if dtype == np.uint8 and len(shape) == 4 else 1
                 feed[value.name] = rng.integers(0, high, shape).astype(dtype)

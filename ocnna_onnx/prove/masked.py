@@ -9,8 +9,10 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
+from onnx_graphsurgeon.logger import G_LOGGER
 
 from ..errors import ModelError
+from ..model.twin import fed_type, fp32_twin, has_bfloat16
 from ..trace.labels import BoolArray, spread
 from ..trace.types import Trace
 
@@ -46,21 +48,25 @@ def masked_original(trace: Trace, keep: BoolArray) -> onnx.ModelProto:
         )
     copy = onnx.ModelProto()  # graphsurgeon shares tensors with what it imports, and renames them
     copy.CopyFrom(trace.graph.proto)
-    graph = gs.import_onnx(copy)
+    if has_bfloat16(copy):  # it does not know the type
+        copy = fp32_twin(copy)
+    with G_LOGGER.suppress():  # it prints warnings on stdout, about types that it does not know
+        graph = gs.import_onnx(copy)
     nodes = list(graph.nodes)
     for index, i in trace.masks:
         tensor = trace.graph.nodes[index].input[i]
         mask = keep_mask(trace, tensor, keep)
         if mask is None:
             continue
-        dtype = onnx.helper.tensor_dtype_to_np_dtype(trace.shapes.dtype[tensor])
+        dtype = fed_type(trace.shapes.dtype[tensor])
         operand = trace.masks[(index, i)]
         name = f"{tensor}//{index}//{i}"
         zero = gs.Constant(f"{name}//neutral", np.zeros(1, dtype))
         neutral = zero if operand is None else nodes[index].inputs[operand]
         nodes[index].inputs[i] = _silence(graph, nodes[index].inputs[i], mask, neutral, dtype, name)
     graph.toposort(recurse_subgraphs=False)
-    model: onnx.ModelProto = gs.export_onnx(graph, do_type_check=False)
+    with G_LOGGER.suppress():
+        model: onnx.ModelProto = gs.export_onnx(graph, do_type_check=False)
     model.ir_version = max(trace.graph.proto.ir_version, ORACLE_IR)
     return model
 

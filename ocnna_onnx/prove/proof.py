@@ -13,6 +13,7 @@ from ..errors import ModelError, ProofFailed
 from ..model.constants import RANDOM_OPS
 from ..model.graph import AnyArray, bodies
 from ..model.session import Runtime
+from ..model.twin import has_bfloat16
 from ..trace.groups import Group
 from ..trace.kept import Kept
 from ..trace.types import Trace
@@ -42,6 +43,7 @@ class Proof:
     max_relative_error: the largest over all compared tensors; tolerance: the largest that was allowed. samples: how
     many were run; compared: how many tensors. reason, node: why it failed and where first. equal: share of equal
     elements in outputs that are no floats. ill_conditioned: tensors whose tolerance had to follow rounding noise.
+    twin: the type it was proven in, where onnxruntime cannot run the model's own.
     """
 
     passed: bool
@@ -53,6 +55,7 @@ class Proof:
     node: str = ""
     equal: float | None = None
     ill_conditioned: tuple[str, ...] = ()
+    twin: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """As in report.json."""
@@ -65,6 +68,7 @@ class Proof:
             **({"reason": self.reason, "node": self.node} if self.reason else {}),
             **({} if self.equal is None else {"equal_share_of_other_outputs": self.equal}),
             **({"ill_conditioned": list(self.ill_conditioned)} if self.ill_conditioned else {}),
+            **({"twin": self.twin} if self.twin else {}),
         }
 
 
@@ -77,11 +81,12 @@ class _Findings:
     effect: dict[int, float] = field(default_factory=dict)
     equal: list[float] = field(default_factory=list)
     noisy: dict[str, None] = field(default_factory=dict)
+    twin: str = ""
 
     def verdict(self, reason: str = "", node: str = "") -> Proof:
         equal = float(np.mean(self.equal)) if self.equal else None
         found = (self.error, self.tolerance, self.samples, len(self.compared))
-        return Proof(not reason, *found, reason, node, equal, tuple(self.noisy))
+        return Proof(not reason, *found, reason, node, equal, tuple(self.noisy), self.twin)
 
 
 @dataclass(frozen=True)
@@ -140,7 +145,7 @@ def prove(
     cut = [g for g in groups if any(not kept.keep[trace.sources[s].units].all() for s in g.sources)]
     oracle, quantized = masked_original(trace, kept.keep), _behind_quantizers(trace)
     models = _Models(kept, oracle, pruned, runtime, rtol, group_taps(trace, cut), quantized)
-    found = _Findings()
+    found = _Findings(twin="fp32" if has_bfloat16(trace.graph.proto) else "")
     silent = {g.id for g in cut}
     used: list[Feed] = []
     for feed in feeds:

@@ -125,6 +125,11 @@ class Outcome:
             hit = pattern[3:] in operators if pattern.startswith("op:") else any(matches(n, pattern) for n in names)
             if not hit:
                 found.append(f"--exclude '{pattern}' matches nothing in this model")
+        if self.proof.twin:
+            found.append(
+                "the model computes in bfloat16, which onnxruntime cannot run here: scored, compared and proven as its "
+                f"{self.proof.twin} twin (the same weights, nothing rounded between the layers)"
+            )
         if self.proof.ill_conditioned:
             found.append(
                 f"{len(self.proof.ill_conditioned)} tensors are ill-conditioned: onnxruntime differs from itself there "
