@@ -82,6 +82,8 @@ def input_shapes(graph: Graph, given: Mapping[str, Shape], which: int = 0) -> di
 
 def _guess(value: onnx.ValueInfoProto, given: Shape | None, which: int) -> Shape:
     declared = dims(value)
+    if not value.type.HasField("tensor_type"):
+        raise ModelError(f"input '{value.name}' is no tensor (a sequence, an optional or a map): that is not supported")
     if declared is None:
         if given is None:
             raise ShapeNeeded(

@@ -9,9 +9,11 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
+from onnx import numpy_helper
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from ..errors import ModelError
+from ..model.graph import dense_value
 from ..model.twin import fed_type, fp32_twin, has_bfloat16
 from ..trace.labels import BoolArray, spread
 from ..trace.types import Trace
@@ -50,6 +52,8 @@ def masked_original(trace: Trace, keep: BoolArray) -> onnx.ModelProto:
     copy.CopyFrom(trace.graph.proto)
     if has_bfloat16(copy):  # it does not know the type
         copy = fp32_twin(copy)
+    outputs = [onnx.ValueInfoProto.FromString(o.SerializeToString()) for o in copy.graph.output]
+    _make_dense(copy)
     with G_LOGGER.suppress():  # it prints warnings on stdout, about types that it does not know
         graph = gs.import_onnx(copy)
     nodes = list(graph.nodes)
@@ -67,8 +71,22 @@ def masked_original(trace: Trace, keep: BoolArray) -> onnx.ModelProto:
     graph.toposort(recurse_subgraphs=False)
     with G_LOGGER.suppress():
         model: onnx.ModelProto = gs.export_onnx(graph, do_type_check=False)
+    del model.graph.output[:]
+    model.graph.output.extend(outputs)  # it does not know sequences and maps
     model.ir_version = max(trace.graph.proto.ir_version, ORACLE_IR)
     return model
+
+
+def _make_dense(model: onnx.ModelProto) -> None:
+    """Sparse constants as dense ones: graphsurgeon loses them."""
+    for sparse in model.graph.sparse_initializer:
+        model.graph.initializer.append(numpy_helper.from_array(dense_value(sparse), sparse.values.name))
+    del model.graph.sparse_initializer[:]
+    for node in model.graph.node:
+        for attribute in node.attribute if node.op_type == "Constant" else ():
+            if attribute.name == "sparse_value":
+                value = numpy_helper.from_array(dense_value(attribute.sparse_tensor))
+                attribute.CopyFrom(onnx.helper.make_attribute("value", value))
 
 
 def _silence(

@@ -140,7 +140,7 @@ def prove(
     Raises ProofFailed for random operators, ModelError where onnxruntime refuses the pruned model.
     """
     trace = kept.trace
-    if (random := _random_node(trace.graph.proto)) is not None:
+    if (random := _random_node(trace)) is not None:
         raise ProofFailed(f"node '{random[0]}': {random[1]}, so nothing can be proven", random[0])
     cut = [g for g in groups if any(not kept.keep[trace.sources[s].units].all() for s in g.sources)]
     oracle, quantized = masked_original(trace, kept.keep), _behind_quantizers(trace)
@@ -175,19 +175,30 @@ def prove(
     return found.verdict()
 
 
-def _random_node(model: onnx.ModelProto) -> tuple[str, str] | None:
+def _random_node(trace: Trace) -> tuple[str, str] | None:
     """(node, what it does) where a random operator is in the graph, in a node's body, or in a local function."""
+    model = trace.graph.proto
     for node in (*model.graph.node, *(n for f in model.functions for n in f.node)):
         name = node.name or next(iter(node.output), "")
         stack = [n for body in bodies(node) for n in body.node]
         if node.op_type in RANDOM_OPS:
             return name, f"{node.op_type} is random"
+        if _drops(trace, node):
+            return name, "Dropout in training mode is random"
         while stack:
             inner = stack.pop()
             if inner.op_type in RANDOM_OPS:
                 return name, f"{inner.op_type} in its body is random"
             stack.extend(n for body in bodies(inner) for n in body.node)
     return None
+
+
+def _drops(trace: Trace, node: onnx.NodeProto) -> bool:
+    """Whether a node is a Dropout that may be in training mode, with a ratio that is not 0."""
+    if node.op_type != "Dropout" or len(node.input) < 3 or not node.input[2]:
+        return False
+    mode, ratio = trace.constants.value(node.input[2]), trace.constants.value(node.input[1])
+    return (mode is None or bool(mode.any())) and (ratio is None or bool(ratio.any()))
 
 
 def _runs_in_shape(models: _Models, feed: Feed, found: _Findings) -> Proof | None:

@@ -132,7 +132,7 @@ def _store(editor: Editor, root: str, in_place: bool, array: AnyArray) -> str:
         return target
     node = editor.nodes[graph.producer[root]]
     if in_place and node.op_type == "Constant":
-        kept = [a for a in node.attribute if not a.name.startswith("value")]
+        kept = [a for a in node.attribute if not a.name.startswith(("value", "sparse_value"))]
         del node.attribute[:]
         node.attribute.extend(kept)
         node.attribute.append(onnx.helper.make_attribute("value", numpy_helper.from_array(array)))

@@ -92,9 +92,11 @@ def _visit(record: Record, index: int, unfolded: Unfolded) -> None:
         return
     unknown = [name for name in (*node.input, *outputs) if name and name not in record.shapes.shape]
     if unknown:
-        _wall_all(n, f"the shape of '{unknown[0]}' is not known")
+        sparse = any(t.values.name == unknown[0] for t in record.graph.proto.graph.sparse_initializer)
+        reason = f"'{unknown[0]}' is stored sparse" if sparse else f"the shape of '{unknown[0]}' is not known"
+        _wall_all(n, reason)
         if rule.source:
-            _refuse(record, index, f"the shape of '{unknown[0]}' is not known")
+            _refuse(record, index, reason)
         return
     if rule.inputs is not None:
         for i in set(range(len(node.input))) - set(rule.inputs):
