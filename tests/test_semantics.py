@@ -257,6 +257,48 @@ def test_a_loop_that_counts_channels_keeps_counting_all() -> None:
     prove_half(net(middle, "int64 one = {1}, int64 zero = {0}"))
 
 
+@pytest.mark.parametrize(("size", "batch"), [(8, 2), (4, 2), (8, 100)])
+def test_a_condition_on_channels_and_batch_stays_the_one_of_the_original(size: int, batch: int) -> None:
+    """The proof runs one batch, at which the condition comes out the same before and after the cut."""
+    model = build(
+        f"""g (float[N,3,8,8] x) => (float[N,5,6,6] y)
+        <float[8,3,3,3] wa, float[5,8,1,1] wy, int64 one = {{1}}, int64 zero = {{0}}, int64 size = {{{size}}},
+         int64 batch = {{{batch}}}, float[1] big = {{100.0}}>
+        {{ a = Conv(x, wa)
+           s = Shape(a)
+           c = Gather(s, one)
+           n = Gather(s, zero)
+           e = Equal(c, size)
+           l = Greater(n, batch)
+           k = And(e, l)
+           z = Conv(a, wy)
+           q = If(k) <then_branch = t () => (float[1] p) {{ p = Neg(big) }},
+                      else_branch = f () => (float[1] r) {{ r = Identity(big) }}>
+           y = Add(z, q) }}"""
+    )
+    result = prove_half(model)
+    assert removed(result) == {"a": 4}
+    for count in (1, 3, 101):
+        feed = {"x": np.zeros((count, 3, 8, 8), np.float32)}
+        np.testing.assert_array_equal(run_model(result.rewritten.model, feed)["y"], run_model(model, feed)["y"])
+
+
+def test_a_body_that_reads_the_number_of_channels_holds_them() -> None:
+    model = net(
+        """s = Shape(b)
+        c = Gather(s, one)
+        k = Greater(huge, big)
+        q = If(k) <then_branch = t () => (float p) { p = Cast<to=1>(c) },
+                   else_branch = f () => (float r) { r = Identity(huge) }>
+        m = Add(b, q)""",
+        "int64 one = {1}, float huge = {1.0}",
+    )
+    model.graph.input.append(helper.make_tensor_value_info("big", TensorProto.FLOAT, []))
+    result = prove_half(model)
+    assert removed(result) == {"a": 4}
+    assert any("read by the body of If" in reason for _, _, reason in walls_at(result.trace, "b"))
+
+
 def test_layers_in_a_scan_are_named() -> None:
     middle = """r = Reshape(b, shape)
         o = Scan(r) <num_scan_inputs=1, body = step (float[6,36] v) => (float[6,36] w)

@@ -54,7 +54,7 @@ def other_inputs(
         dtype = fed_type(value.type.tensor_type.elem_type)
         shape = shapes[value.name]
         full = (count, *shape[1:]) if has_sample_axis(value, shape) else shape
-        found[value.name] = (rng.standard_normal(full) if dtype.kind == "f" else np.zeros(full)).astype(dtype)
+        found[value.name] = np.asarray(rng.standard_normal(full) if dtype.kind == "f" else np.zeros(full), dtype)
     return found
 
 

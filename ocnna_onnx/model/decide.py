@@ -1,4 +1,4 @@
-"""Which way an If goes, where that is known before any data runs, whatever the symbolic dimensions are.
+"""What is known before any data runs, whatever the symbolic dimensions are: above all, which way an If goes.
 
 A condition may be computed from the shapes of activations (exporters put an If around every Squeeze). Sizes count only
 where inference proves them without a probe, element by element: `N > 1` holds for every probe one happens to take.
@@ -6,6 +6,7 @@ where inference proves them without a probe, element by element: `N > 1` holds f
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -37,13 +38,20 @@ def conditions(graph: Graph) -> dict[int, bool]:
     asked = {i: node.input[0] for i, node in enumerate(graph.nodes) if node.op_type == "If" and is_standard(node)}
     if not asked:
         return {}
-    evaluation = _Evaluation(graph, _proven_shapes(graph))
+    evaluation = _Evaluation(graph, proven_shapes(graph))
     evaluation.run(set(asked.values()))
     found = {i: evaluation.values.get(name) for i, name in asked.items()}
     return {i: bool(v.value.reshape(-1)[0]) for i, v in found.items() if v is not None and v.known.all()}
 
 
-def _proven_shapes(graph: Graph) -> dict[str, Dims]:
+def independent(graph: Graph, names: set[str], sizes: Mapping[str, Dims]) -> set[str]:
+    """Those of `names` that are computed from the sizes given alone, not from any that is None."""
+    evaluation = _Evaluation(graph, sizes)
+    evaluation.run(names)
+    return {n for n in names if n in evaluation.values and evaluation.values[n].known.all()}
+
+
+def proven_shapes(graph: Graph) -> dict[str, Dims]:
     """Sizes that follow from the operators and the declared inputs alone; None for those that do not."""
     found: dict[str, Dims] = {t.name: tuple(t.dims) for t in graph.proto.graph.initializer}
     try:
@@ -62,7 +70,7 @@ class _Evaluation:
     """Values of what conditions are computed from, as far as they are known."""
 
     graph: Graph
-    shapes: dict[str, Dims]
+    shapes: Mapping[str, Dims]
     values: dict[str, _Partial] = field(default_factory=dict)
 
     def run(self, wanted: set[str]) -> None:

@@ -44,8 +44,8 @@ def random_feeds(graph: Graph, shapes: Shapes, seed: int) -> Iterator[Feed]:
             dtype = fed_type(value.type.tensor_type.elem_type)
             if dtype.kind in "iub":
                 high = 256 if dtype == np.uint8 and len(shape) == 4 else 1
-                feed[value.name] = rng.integers(0, high, shape).astype(dtype)
+                feed[value.name] = np.asarray(rng.integers(0, high, shape), dtype)
             else:
                 limit = min(scale, 1e3) if dtype.itemsize == 2 else scale
-                feed[value.name] = (rng.standard_normal(shape) * limit).astype(dtype)
+                feed[value.name] = np.asarray(rng.standard_normal(shape) * limit, dtype)
         yield Feed(feed, decisive=scale == 1.0)

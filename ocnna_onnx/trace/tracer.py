@@ -132,9 +132,12 @@ def _wall_all(n: NodeTrace, reason: str) -> None:
 
 
 def _wall_shapes_that_leave(record: Record) -> None:
-    """Tensors whose shape is what an output of the model is computed from keep it."""
+    """Tensors whose shape is what an output of the model, or a body, is computed from keep it."""
     graph, constants = record.graph, record.constants
-    for name in graph.outputs:
+    places = {name: f"part of the model's output '{name}'" for name in graph.outputs}
+    for node in graph.nodes:
+        places.update(dict.fromkeys(captured(node), f"read by the body of {node.op_type}"))
+    for name, what in places.items():
         stack = [name] if constants.reads_shapes(name) else []
         seen: set[str] = set()
         while stack:
@@ -142,7 +145,7 @@ def _wall_shapes_that_leave(record: Record) -> None:
             node = graph.nodes[index]
             n = NodeTrace(record, index, node)
             if node.op_type in SHAPE_READERS:
-                n.wall(n.labels(0), f"its shape is part of the model's output '{name}'")
+                n.wall(n.labels(0), f"its shape is {what}")
             else:
                 stack.extend(x for x in node.input if constants.reads_shapes(x) and x not in seen)
                 seen.update(node.input)
