@@ -22,6 +22,11 @@ WEIGHT_TYPES = frozenset(
         TensorProto.UINT8,
         TensorProto.INT4,
         TensorProto.UINT4,
+        TensorProto.FLOAT8E4M3FN,
+        TensorProto.FLOAT8E4M3FNUZ,
+        TensorProto.FLOAT8E5M2,
+        TensorProto.FLOAT8E5M2FNUZ,
+        TensorProto.FLOAT4E2M1,
     }
 )
 CONV_WEIGHT = {"Conv": 1, "FusedConv": 1, "ConvInteger": 1, "QLinearConv": 3}
@@ -133,6 +138,6 @@ def _type_and_size(graph: Graph, constants: Constants, name: str) -> tuple[int, 
     if node.op_type == "Constant" and stored is not None:
         return stored.data_type, prod(stored.dims)
     value = constants.value(name)
-    return (TensorProto.FLOAT if value is not None and value.dtype.kind == "f" else 0), (
+    return (TensorProto.FLOAT if value is not None and value.dtype.kind in "fV" else 0), (
         0 if value is None else value.size
     )

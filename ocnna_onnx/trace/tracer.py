@@ -13,6 +13,7 @@ from ..model.graph import AnyArray, Graph, bodies, captured
 from ..model.light import Light
 from ..model.session import Runtime
 from ..model.shapes import Shape, probe
+from ..model.unfold import Unfolded, unfold
 from .context import NodeTrace, Record
 from .coupling import couple
 from .labels import compact
@@ -37,12 +38,14 @@ def trace(
     are not cut.
     Raises ShapeNeeded, UsageError (shapes that do not fit), ModelError (onnxruntime cannot run the model).
     """
-    graph = Graph(model.proto, model.weights) if isinstance(model, Light) else Graph(model)
+    given = model if isinstance(model, Light) else Light(model, {})
+    unfolded = unfold(given, runtime)
+    graph = Graph(unfolded.model.proto, unfolded.model.weights)
     shapes = probe(graph, input_shapes or {}, runtime, values or {})
     constants = Constants(graph, shapes.shape, runtime, shapes.second, shapes.dtype, strict_inputs)
     record = Record(graph, shapes, constants)
     for i in graph.order:
-        _visit(record, i)
+        _visit(record, i, unfolded)
     if strict_inputs:
         _name_overridden(record)
     for name in graph.outputs:
@@ -56,6 +59,8 @@ def trace(
     _keep_grids_dense(record)
     coupling = couple(record)
     return Trace(
+        original=given,
+        unfolded=unfolded,
         graph=graph,
         shapes=shapes,
         constants=constants,
@@ -71,7 +76,7 @@ def trace(
     )
 
 
-def _visit(record: Record, index: int) -> None:
+def _visit(record: Record, index: int, unfolded: Unfolded) -> None:
     node = record.graph.nodes[index]
     outputs = [o for o in node.output if o]
     if all(o in record.constants.ahead for o in outputs):
@@ -79,7 +84,11 @@ def _visit(record: Record, index: int) -> None:
     n = NodeTrace(record, index, node)
     hidden = _layers_inside(node)
     if hidden:
-        _refuse(record, index, f"the body of {node.op_type} is not entered: {hidden} layers in it stay as they are")
+        why = unfolded.refusal(node)
+        text = f"the body of {node.op_type} is not entered: {hidden} layers in it stay as they are"
+        _refuse(record, index, f"{text} ({why})" if why else text)
+    elif unfolded.refusal(node):
+        _refuse(record, index, f"{node.op_type} is not entered: {unfolded.refusal(node)}")
     outer = [name for name in captured(node) if name in record.labels]
     for name in outer:
         for x in record.labels[name]:
@@ -88,7 +97,8 @@ def _visit(record: Record, index: int) -> None:
     rule = rule_for(node)
     if rule is None or outer:
         if labelled:
-            _wall_all(n, reason_without_rule(node))
+            why = unfolded.refusal(node)
+            _wall_all(n, reason_without_rule(node) + (f": {why}" if why else ""))
         elif _has_weights(n):
             _refuse(record, index, reason_without_rule(node))
         return
@@ -96,9 +106,11 @@ def _visit(record: Record, index: int) -> None:
         return
     unknown = [name for name in (*node.input, *outputs) if name and name not in record.shapes.shape]
     if unknown:
-        _wall_all(n, f"the shape of '{unknown[0]}' is not known")
+        sparse = any(t.values.name == unknown[0] for t in record.graph.proto.graph.sparse_initializer)
+        reason = f"'{unknown[0]}' is stored sparse" if sparse else f"the shape of '{unknown[0]}' is not known"
+        _wall_all(n, reason)
         if rule.source:
-            _refuse(record, index, f"the shape of '{unknown[0]}' is not known")
+            _refuse(record, index, reason)
         return
     if rule.inputs is not None:
         for i in set(range(len(node.input))) - set(rule.inputs):
@@ -165,9 +177,12 @@ def _wall_all(n: NodeTrace, reason: str) -> None:
 
 
 def _wall_shapes_that_leave(record: Record) -> None:
-    """Tensors whose shape is what an output of the model is computed from keep it."""
+    """Tensors whose shape is what an output of the model, or a body, is computed from keep it."""
     graph, constants = record.graph, record.constants
-    for name in graph.outputs:
+    places = {name: f"part of the model's output '{name}'" for name in graph.outputs}
+    for node in graph.nodes:
+        places.update(dict.fromkeys(captured(node), f"read by the body of {node.op_type}"))
+    for name, what in places.items():
         stack = [name] if constants.reads_shapes(name) else []
         seen: set[str] = set()
         while stack:
@@ -175,7 +190,7 @@ def _wall_shapes_that_leave(record: Record) -> None:
             node = graph.nodes[index]
             n = NodeTrace(record, index, node)
             if node.op_type in SHAPE_READERS:
-                n.wall(n.labels(0), f"its shape is part of the model's output '{name}'")
+                n.wall(n.labels(0), f"its shape is {what}")
             else:
                 stack.extend(x for x in node.input if constants.reads_shapes(x) and x not in seen)
                 seen.update(node.input)
