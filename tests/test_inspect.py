@@ -12,8 +12,9 @@ import numpy as np
 import onnx
 import pytest
 from nets import MODELS, NETS, cli, done, written
-from onnx import helper
-from support import RUNTIME, build, prove_half
+from onnx import helper, numpy_helper
+from support import RUNTIME, build, prove_half, removed_at_random
+from test_rules import CASES
 
 import ocnna_onnx
 from ocnna_onnx.data.arrays import array_samples
@@ -22,6 +23,8 @@ from ocnna_onnx.model import cost
 from ocnna_onnx.model.constants import Constants
 from ocnna_onnx.model.graph import Graph
 from ocnna_onnx.model.shapes import input_shapes
+from ocnna_onnx.prove.inputs import random_feeds
+from ocnna_onnx.prove.proof import prove
 from ocnna_onnx.report.savings import Cost, Savings
 from ocnna_onnx.rewrite.rewrite import rewrite
 from ocnna_onnx.trace.groups import find_groups
@@ -70,7 +73,7 @@ def net(name: str) -> onnx.ModelProto:
         return onnx.load(MODELS / f"digits_{name}.onnx")
     sizes = {"sizes": np.asarray([4, 4])} if name == "halves" else {}
     model = build(SHAPES[name], opset=13)
-    model.graph.initializer.extend(onnx.numpy_helper.from_array(v, k) for k, v in sizes.items())
+    model.graph.initializer.extend(numpy_helper.from_array(v, k) for k, v in sizes.items())
     return model
 
 
@@ -416,6 +419,38 @@ def test_where_all_weights_may_be_overridden_the_refusal_says_so(tmp_path: Path)
     assert result.exit_code == 6
     assert "'w1' is an overridable input (--strict-inputs)" in result.stderr
     assert prove_half(onnx.load(path)).proof.passed
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_strict_cut_never_depends_on_what_may_be_overridden(name: str) -> None:
+    """One initializer of every net of the rules' tests: it stays as it is, and the cut is the same for other values."""
+    rng = np.random.default_rng(len(name))
+    tensors = [t.name for t in CASES[name].model.graph.initializer]
+    if not tensors:
+        pytest.skip("a net without initializers")
+    one, model = tensors[rng.integers(len(tensors))], onnx.ModelProto()
+    model.CopyFrom(CASES[name].model)
+    if one in {i.name for i in model.graph.input}:
+        pytest.skip("its initializers are inputs already")
+    exposed(model, one)
+    try:
+        trace = trace_model(model, None, RUNTIME, strict_inputs=True)
+    except ocnna_onnx.ModelError:
+        pytest.skip("onnxruntime cannot open it this way")
+    keep = removed_at_random(trace, 0.5, 0)
+    after = rewrite(trace, keep)
+    proof = prove(after.kept, after.model, find_groups(trace), random_feeds(trace.graph, trace.shapes, 0), RUNTIME)
+    assert proof.passed or "onnxruntime cannot open" in proof.reason, proof.reason
+    assert list(after.model.graph.input) == list(model.graph.input)
+    old, new = ({t.name: t for t in m.graph.initializer}[one] for m in (model, after.model))
+    assert new == old
+    if old.data_type == onnx.TensorProto.FLOAT:
+        other = numpy_helper.from_array(rng.uniform(0.1, 1, old.dims).astype(np.float32), one)
+        old.CopyFrom(other)
+        new.CopyFrom(other)
+        again = trace_model(model, None, RUNTIME, strict_inputs=True)
+        redone = rewrite(again, again.keep_units(np.unique(trace.unit_class[~keep]))).model
+        assert redone.SerializeToString(deterministic=True) == after.model.SerializeToString(deterministic=True)
 
 
 # --- values to probe with
