@@ -3,6 +3,7 @@ with."""
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from pathlib import Path
@@ -13,6 +14,7 @@ import onnx
 import pytest
 from nets import MODELS, NETS, cli, done, written
 from onnx import helper, numpy_helper
+from rich.console import Console
 from support import RUNTIME, build, prove_half, removed_at_random
 from test_rules import CASES
 
@@ -26,6 +28,7 @@ from ocnna_onnx.model.shapes import input_shapes
 from ocnna_onnx.prove.inputs import random_feeds
 from ocnna_onnx.prove.proof import prove
 from ocnna_onnx.report.savings import Cost, Savings
+from ocnna_onnx.report.tree import print_inspection
 from ocnna_onnx.rewrite.rewrite import rewrite
 from ocnna_onnx.trace.groups import find_groups
 from ocnna_onnx.trace.rules import RULES
@@ -163,6 +166,16 @@ def test_the_tree_of_a_long_net_fits_two_screens(tmp_path: Path) -> None:
         assert re.search(rf"\b{name}\b", long), name
     assert "\x1b" not in short
     assert not re.search(r" $", short, re.MULTILINE)
+
+
+def test_long_names_do_not_fold_on_a_terminal() -> None:
+    model = chain(130)
+    for node in model.graph.node:
+        node.name = f"{node.name}/{'very/' * 30}deep"
+    found, stream = ocnna_onnx.inspect(model), io.StringIO()
+    print_inspection(found, 0, Console(file=stream, width=100, force_terminal=True))
+    assert len(stream.getvalue().splitlines()) <= 100
+    assert "\x1b" in stream.getvalue()
 
 
 def test_the_tree(tmp_path: Path) -> None:
