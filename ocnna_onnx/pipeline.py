@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -25,16 +25,17 @@ from .model.save import save
 from .model.session import Runtime, check_providers, open_session
 from .model.shapes import Shape
 from .model.stamp import add_stamp
-from .plan.plan import Plan, removed_channels, removed_classes
-from .plan.select import Cut, excluded, group_scores, select
+from .plan.plan import Plan, planned, removed_channels
+from .plan.select import Cut, FloatArray, class_scores, excluded, select
 from .prove.inputs import Feed, random_feeds, sample_feed
 from .prove.proof import prove
 from .report.evaluate import evaluate
 from .report.inspection import Inspection, inspection, wall_infos
 from .report.outcome import Outcome
 from .rewrite.rewrite import rewrite
+from .trace.coupling import pair
 from .trace.groups import Group, find_groups
-from .trace.labels import BoolArray
+from .trace.labels import BoolArray, IntArray
 from .trace.tracer import trace as trace_model
 from .trace.types import Trace
 
@@ -111,7 +112,7 @@ def inspect(
     if data is not None:
         samples = samples_for(loaded, settings)
         given, values = probe_shapes(samples, given), probe_values(samples)
-    return inspection(trace_model(loaded.proto, given, settings.runtime, values, strict_inputs), loaded.name)
+    return inspection(trace_model(loaded.model, given, settings.runtime, values, strict_inputs), loaded.name)
 
 
 def prune(
@@ -158,11 +159,13 @@ def prune(
     if ratio is None and percentile is None:
         ratio = DEFAULT_RATIO
     started = time.perf_counter()
-    score = _scores(job, criterion, seed)
+    scores = _scores(job, criterion, seed)
     job.timings["score"] = time.perf_counter() - started
     exclude = (exclude,) if isinstance(exclude, str) else exclude
     exclude_op = (exclude_op,) if isinstance(exclude_op, str) else exclude_op
     barred = excluded(job.trace, exclude, exclude_op)
+    job = _paired(job, scores, barred)
+    score, barred = class_scores(job.trace.unit_class, job.trace.sources, scores), job.trace.unit_class[barred]
     classes = select(job.trace, job.groups, score, Cut(ratio, percentile, min_channels), barred)
     keep = job.trace.keep_units(classes)
     options: dict[str, Any] = {"min_channels": min_channels, "samples": job.samples.count}
@@ -202,8 +205,9 @@ def apply(
             f"the plan belongs to another model ('{plan.name}', sha256 {plan.sha256[:12]}…; "
             f"this one has {job.loaded.sha256[:12]}…)"
         )
-    keep = job.trace.keep_units(removed_classes(plan, job.trace))
-    return _carry_out(job, plan, keep)
+    paired, classes = planned(plan, job.trace)
+    job = replace(job, trace=paired, groups=find_groups(paired))
+    return _carry_out(job, plan, paired.keep_units(classes))
 
 
 def _check_options(criterion: str, ratio: float | None, percentile: float | None, min_channels: int) -> None:
@@ -264,13 +268,13 @@ def _open(model: Any, settings: Settings) -> _Job:
     timings: dict[str, float] = {}
     started = time.perf_counter()
     loaded = load(model, settings.base_folder)
-    with open_session(loaded.proto, settings.runtime):
+    with open_session(loaded.model, settings.runtime):
         pass
     timings["load"] = time.perf_counter() - started
     samples = samples_for(loaded, settings)
     started = time.perf_counter()
     given, values = probe_shapes(samples, settings.input_shapes), probe_values(samples)
-    traced = trace_model(loaded.proto, given, settings.runtime, values, settings.strict_inputs)
+    traced = trace_model(loaded.model, given, settings.runtime, values, settings.strict_inputs)
     timings["trace"] = time.perf_counter() - started
     return _Job(settings, loaded, traced, find_groups(traced), samples, timings)
 
@@ -285,8 +289,17 @@ def _nothing_free(rows: Sequence[tuple[str, str, str, str]], groups: int) -> str
     return f"nothing can be pruned: {len(rows)} walls, the first at node '{node}' ({op}) on '{tensor}': {reason}"
 
 
-def _scores(job: _Job, name: str, seed: int) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """One score per class."""
+def _paired(job: _Job, scores: Mapping[int, FloatArray], barred: IntArray) -> _Job:
+    """The job with channels of grouped Convs paired by score. barred: units that the user excluded."""
+    base = job.trace.pairing.base
+    score = class_scores(base, job.trace.sources, scores)[base]
+    score[np.isin(base, base[barred])] = np.inf
+    trace = pair(job.trace, score)
+    return job if trace is job.trace else replace(job, trace=trace, groups=find_groups(trace))
+
+
+def _scores(job: _Job, name: str, seed: int) -> dict[int, FloatArray]:
+    """Number of a source -> the scores of its channels, for those of which something can go."""
     criterion = CRITERIA[name]
     wanted = [k for k, s in enumerate(job.trace.sources) if job.trace.free[job.trace.unit_class[s.units]].any()]
     sources = [job.trace.sources[k] for k in wanted]
@@ -306,7 +319,7 @@ def _scores(job: _Job, name: str, seed: int) -> np.ndarray[Any, np.dtype[np.floa
         assert isinstance(criterion, RandomCriterion)
         rng = np.random.default_rng(seed)
         found = [criterion.score(len(s.units), rng) for s in sources]
-    return group_scores(job.trace, job.groups, dict(zip(wanted, found, strict=True)))
+    return dict(zip(wanted, found, strict=True))
 
 
 def proof_feeds(trace: Trace, samples: Samples, seed: int) -> Iterable[Feed]:
@@ -336,7 +349,7 @@ def _carry_out(job: _Job, plan: Plan, keep: BoolArray) -> Result:
     started = time.perf_counter()
     judged = job.samples.evaluation or job.samples
     agreement = evaluate(
-        job.loaded.proto,
+        job.loaded.model,
         rewritten.model,
         judged,
         batch_size(job.trace, judged),

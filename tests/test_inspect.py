@@ -31,7 +31,7 @@ from ocnna_onnx.report.savings import Cost, Savings
 from ocnna_onnx.report.tree import print_inspection
 from ocnna_onnx.rewrite.rewrite import rewrite
 from ocnna_onnx.trace.groups import find_groups
-from ocnna_onnx.trace.rules import RULES
+from ocnna_onnx.trace.rules import MICROSOFT, RULES
 from ocnna_onnx.trace.tracer import trace as trace_model
 from ocnna_onnx.trace.types import Trace
 
@@ -335,8 +335,9 @@ def test_why_is_printed(tmp_path: Path) -> None:
 
 
 def test_every_rule_says_what_it_does() -> None:
-    for op, rule in RULES.items():
-        assert rule.trace.__doc__, op
+    for table in (RULES, MICROSOFT):
+        for op, rule in table.items():
+            assert rule.trace.__doc__, op
 
 
 # --- inputs that the caller may override

@@ -10,23 +10,23 @@ import onnx
 from onnx import TensorProto
 
 from ..model.constants import SHAPE_READERS, Constants
-from ..model.graph import AnyArray, Graph, bodies, captured, is_standard
+from ..model.graph import AnyArray, Graph, bodies, captured
+from ..model.light import Light
 from ..model.session import Runtime
 from ..model.shapes import Shape, probe
 from .context import NodeTrace, Record
 from .coupling import couple
 from .labels import compact
-from .rules import RULES
+from .rules import reason_without_rule, rule_for
 from .shared import tie_shared_weights
 from .types import Choice, Option, Trace, Wall
 
 DEFECT = "a defect of ocnna-onnx"
 FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
-LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "QLinearConv", "ConvInteger")
 
 
 def trace(
-    model: onnx.ModelProto,
+    model: onnx.ModelProto | Light,
     input_shapes: Mapping[str, Shape] | None = None,
     runtime: Runtime = Runtime(),
     values: Mapping[str, AnyArray] | None = None,
@@ -39,7 +39,7 @@ def trace(
     are not cut.
     Raises ShapeNeeded, UsageError (shapes that do not fit), ModelError (onnxruntime cannot run the model).
     """
-    graph = Graph(model)
+    graph = Graph(model.proto, model.weights) if isinstance(model, Light) else Graph(model)
     shapes = probe(graph, input_shapes or {}, runtime, values or {})
     constants = Constants(graph, shapes.shape, runtime, shapes.second, shapes.dtype, strict_inputs)
     record = Record(graph, shapes, constants)
@@ -69,6 +69,7 @@ def trace(
         chosen=coupling.chosen,
         unit_class=coupling.unit_class,
         free=coupling.free,
+        pairing=coupling.pairing,
     )
 
 
@@ -86,11 +87,12 @@ def _visit(record: Record, index: int) -> None:
         for x in record.labels[name]:
             n.wall_units(x.array, f"the body of {node.op_type} reads it", name)
     labelled = any(name in record.labels for name in node.input if name)
-    rule = RULES.get(node.op_type) if is_standard(node) else None
+    rule = rule_for(node)
     if rule is None or outer:
         if labelled:
-            kind = node.op_type if is_standard(node) else f"{node.domain}.{node.op_type}"
-            _wall_all(n, f"no rule for the operator {kind}")
+            _wall_all(n, reason_without_rule(node))
+        elif _has_weights(n):
+            _refuse(record, index, reason_without_rule(node))
         return
     if not labelled and not rule.source:
         return
@@ -128,6 +130,13 @@ def _is_steered_by_caller(record: Record, node: onnx.NodeProto) -> bool:
     return bool(found) and (not kinds <= FLOATS or node.op_type in ("Resize", "Upsample"))
 
 
+def _has_weights(n: NodeTrace) -> bool:
+    """Whether a constant matrix or kernel is among the operands: a layer, perhaps, that we cannot read."""
+    return any(
+        n.is_fixed(i) and len(n.record.shapes.shape.get(n.node.input[i], ())) > 1 for i in range(len(n.node.input))
+    )
+
+
 def _name_overridden(record: Record) -> None:
     """Walls of nodes with an operand that the caller may override name that operand; so do layers that make no
     channels because of it, and shapes that such nodes compute with."""
@@ -144,8 +153,8 @@ def _name_overridden(record: Record) -> None:
         node = record.graph.nodes[i]
         read = [name for name in node.input if record.constants.reads_shapes(name)]
         _wall_shapes_behind(record, read, reason)
-        made = all(o in origins for o in node.output if o)
-        if is_standard(node) and node.op_type in RULES and RULES[node.op_type].source and not made:
+        rule, made = rule_for(node), all(o in origins for o in node.output if o)
+        if rule is not None and rule.source and not made:
             _refuse(record, i, reason)
 
 
@@ -158,7 +167,12 @@ def _refuse(record: Record, index: int, reason: str) -> None:
 def _layers_inside(node: onnx.NodeProto) -> int:
     """Convolutions and matrix products in the bodies of If, Loop and Scan."""
     inner = [n for body in bodies(node) for n in body.node]
-    return sum(n.op_type in LAYERS for n in inner) + sum(_layers_inside(n) for n in inner)
+    return sum(_is_layer(n) for n in inner) + sum(_layers_inside(n) for n in inner)
+
+
+def _is_layer(node: onnx.NodeProto) -> bool:
+    rule = rule_for(node)
+    return rule is not None and rule.source and node.op_type != "Expand"
 
 
 def _wall_all(n: NodeTrace, reason: str) -> None:
