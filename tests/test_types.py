@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 from support import RUNTIME, build, prove_half, removed, run_model, tensors
+from test_rules import CASES
 
 import ocnna_onnx
 from ocnna_onnx.cli.main import main
@@ -191,6 +192,36 @@ def test_bf16_in_a_body() -> None:
                      else_branch = f () => (float[N,5,8,8] q) { q = Neg(z) }> }"""
     )
     assert removed(prove_half(model)) == {"conv": 4}
+
+
+def in_bf16(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Every float32 of a model as bfloat16."""
+    converted = onnx.ModelProto()
+    converted.CopyFrom(model)
+    nodes = list(converted.graph.node)
+    nodes += [n for f in converted.functions for n in f.node]
+    for tensor in (*converted.graph.initializer, *(a.t for n in nodes for a in n.attribute if a.HasField("t"))):
+        if tensor.data_type == TensorProto.FLOAT:
+            array = numpy_helper.to_array(tensor).astype(ml_dtypes.bfloat16)
+            tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    for value in (*converted.graph.input, *converted.graph.output, *converted.graph.value_info):
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT:
+            value.type.tensor_type.elem_type = TensorProto.BFLOAT16
+    for node in nodes:
+        for a in node.attribute:
+            if a.name in ("to", "dtype") and a.i == TensorProto.FLOAT:
+                a.i = TensorProto.BFLOAT16
+    return converted
+
+
+@pytest.mark.parametrize(
+    "name",
+    [n if k % 5 == 1 else pytest.param(n, marks=pytest.mark.slow) for k, n in enumerate(CASES)],
+)
+def test_an_idiom_is_pruned_in_bf16_too(name: str) -> None:
+    result = prove_half(in_bf16(CASES[name].model))
+    assert removed(result) == CASES[name].gone
+    assert result.proof.twin == "fp32"
 
 
 # --- weights in eight bits and four ---
