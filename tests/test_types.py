@@ -65,6 +65,28 @@ def test_fp16_between_casts() -> None:
     assert result.proof.tolerance == 1e-2
 
 
+@pytest.mark.parametrize("seed", [5, 9, 11])
+def test_an_output_in_fp32_that_was_rounded_to_fp16_before(seed: int) -> None:
+    """Sums in another order round differently, by more than fp32's tolerance."""
+    model = build(
+        """g (float[N,3,16,16] xf) => (float[N,5,16,16] yf)
+        <float16[64,3,3,3] wa, float16[64] ba, float16[96,64,3,3] wb, float16[96] bb, float16[64,96,1,1] wc,
+         float16[5,64,1,1] wy, float16[5] by>
+        { x = Cast<to=10>(xf)
+          a0 = Conv<pads=[1,1,1,1]>(x, wa, ba)
+          a = Relu(a0)
+          b0 = Conv<pads=[1,1,1,1]>(a, wb, bb)
+          b = Relu(b0)
+          c = Conv(b, wc)
+          s = Add(a, c)
+          y = Conv(s, wy, by)
+          yf = Cast<to=1>(y) }""",
+        seed=seed,
+    )
+    result = prove_half(model, seed=seed)
+    assert result.proof.ill_conditioned == ()
+
+
 def test_layers_in_fp16_and_fp32_that_share_channels() -> None:
     """What is fp32 behind fp16 was rounded before: it is compared as fp16 is."""
     model = build(
