@@ -12,15 +12,15 @@ import numpy as np
 import onnx
 
 from .calibrate.stream import batch_size
-from .data.open import open_data
-from .data.samples import probe_shapes
+from .data.samples import probe_shapes, probe_values
 from .errors import DataError, ProofFailed
 from .model.graph import Graph
+from .model.light import Light
 from .model.load import load
 from .model.session import open_session
 from .model.shapes import Shape
 from .model.stamp import KEY, read_stamp
-from .pipeline import Progress, proof_feeds, runtime_settings
+from .pipeline import Progress, is_strict, proof_feeds, samples_for, settings_of
 from .plan.plan import Plan, plan_from_json, planned, read_plan
 from .prove.proof import Proof, prove
 from .report.evaluate import Agreement, evaluate
@@ -66,30 +66,36 @@ def check(
     providers: Sequence[str] = ("CPUExecutionProvider",),
     threads: int = 0,
     rtol: float | None = None,
+    strict_inputs: bool = False,
     base_folder: str | os.PathLike[str] | None = None,
     progress: Progress = lambda stage, done, total: None,
 ) -> CheckResult:
-    """Repeat proof and agreement. Raises ProofFailed where the two do not belong together or the proof fails."""
-    runtime = runtime_settings(providers, threads, samples, seed, rtol)
+    """Repeat proof and agreement. Raises ProofFailed where the two do not belong together or the proof fails.
+
+    strict_inputs: weights that are graph inputs too must not have been cut; each plan's own setting holds in any case.
+    """
+    settings = settings_of(
+        data, samples, seed, input_shapes, base_folder, providers, threads, rtol, strict_inputs, progress
+    )
+    runtime = settings.runtime
     before, after = load(original, base_folder), load(pruned, base_folder)
-    with open_session(after.proto, runtime):
+    with open_session(after.model, runtime):
         pass
-    given = dict(input_shapes or {})
-    chosen = open_data(data, Graph(before.proto), given, samples, seed)
-    given = probe_shapes(chosen, given)
+    chosen = samples_for(before, settings)
+    given, values = probe_shapes(chosen, settings.input_shapes), probe_values(chosen)
     plans = _plans(plan, before.sha256, after.proto)
-    current = before.proto
+    current: onnx.ModelProto | Light = before.model
     for number, step in enumerate(plans):
-        traced = trace_model(current, given, runtime)
+        traced = trace_model(current, given, runtime, values, strict_inputs or is_strict(step))
         try:
             traced, classes = planned(step, traced)
         except DataError as error:
             raise ProofFailed(f"the files do not belong together: {error}") from error
         rewritten = rewrite(traced, traced.keep_units(classes))
         final = number == len(plans) - 1
-        changed = _differences(rewritten.model, after.proto) if final else ()
+        changed = _differences(rewritten.model, after.model) if final else ()
         # changed weights are somebody's repair: what can be proven is the surgery they started from
-        subject = after.proto if final and not changed else rewritten.model
+        subject = after.model if final and not changed else rewritten.model
         progress("prove", number, len(plans))
         feeds = proof_feeds(traced, chosen, seed)
         proof = prove(rewritten.kept, subject, find_groups(traced), feeds, runtime, rtol)
@@ -98,7 +104,7 @@ def check(
         current = rewritten.model
     progress("prove", len(plans), len(plans))
     judged = chosen.evaluation or chosen
-    agreement = evaluate(before.proto, after.proto, judged, batch_size(traced, judged), runtime)
+    agreement = evaluate(before.model, after.model, judged, batch_size(traced, judged), runtime)
     return CheckResult(proof, len(plans), changed, agreement, judged.source)
 
 
@@ -118,9 +124,9 @@ def _plans(plan: Plan | str | os.PathLike[str] | None, sha256: str, pruned: onnx
     return [plan_from_json(entry["plan"], "the stamp") for entry in stamp[start:]]
 
 
-def _differences(expected: onnx.ModelProto, actual: onnx.ModelProto) -> tuple[str, ...]:
+def _differences(expected: onnx.ModelProto, actual: Light) -> tuple[str, ...]:
     """Initializers whose values differ. Raises ProofFailed where more than values differs."""
-    wanted, found = Graph(expected), Graph(actual)
+    wanted, found = Graph(expected), Graph(actual.proto, actual.weights)
     if len(wanted.nodes) != len(found.nodes):
         raise ProofFailed(f"PRUNED has {len(found.nodes)} nodes, the plan gives {len(wanted.nodes)}")
     for name, a, b in zip(wanted.names, wanted.nodes, found.nodes, strict=True):
@@ -135,8 +141,8 @@ def _differences(expected: onnx.ModelProto, actual: onnx.ModelProto) -> tuple[st
         other = found.initializers[name]
         if list(tensor.dims) != list(other.dims) or tensor.data_type != other.data_type:
             raise ProofFailed(f"'{name}' of PRUNED has shape {list(other.dims)}, the plan gives {list(tensor.dims)}")
-        value = onnx.numpy_helper.to_array(other)
-        if onnx.numpy_helper.to_array(tensor).tobytes() != value.tobytes():
+        value = found.array(name)
+        if wanted.array(name).tobytes() != value.tobytes():
             if value.dtype.kind in "fV" and not np.isfinite(value.astype(np.float64)).all():
                 raise ProofFailed(f"'{name}' of PRUNED holds NaN or infinite values")
             changed.append(name)

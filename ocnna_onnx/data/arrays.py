@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import helper
 
 from ..errors import DataError, UsageError
 from ..model.graph import AnyArray, Graph, dims
+from ..model.twin import as_fed, fed_type
 from .samples import IntArray, Samples
 
 LABEL_NAMES = ("y", "labels")
@@ -64,7 +64,30 @@ def array_samples(arrays: Mapping[str, AnyArray], graph: Graph, source: str) -> 
     count = next(iter(counts.values()), 1)
     if count == 0:
         raise DataError(f"{source}: there are no samples in it")
-    return Samples(per_sample, fixed, _labels(labels, count, source), source, "none (arrays are fed as they are)")
+    return Samples(
+        per_sample,
+        fixed,
+        _labels(labels, count, source),
+        source,
+        "none (arrays are fed as they are)",
+        batch=_samples_per_run([v for v in graph.inputs if v.name in per_sample], graph.inputs, fixed),
+    )
+
+
+def _samples_per_run(
+    streamed: Sequence[onnx.ValueInfoProto], inputs: Sequence[onnx.ValueInfoProto], fixed: Mapping[str, AnyArray]
+) -> int:
+    """The size that inputs without a sample axis have where the model leaves it open, if it may count samples (its
+    name is that of a sample axis, or has none): a state [2, N, 128] is one for N samples. 0: they do not say."""
+    names = {declared[0] for v in streamed if (declared := dims(v))}
+    sizes = {
+        fixed[v.name].shape[axis]
+        for v in inputs
+        if v.name in fixed
+        for axis, size in enumerate(dims(v) or ())
+        if isinstance(size, str) and (not size or size in names or "" in names)
+    }
+    return sizes.pop() if len(sizes) == 1 else 0
 
 
 def _is_fixed(value: onnx.ValueInfoProto, array: AnyArray, everything: Mapping[str, AnyArray]) -> bool:
@@ -76,7 +99,7 @@ def _is_fixed(value: onnx.ValueInfoProto, array: AnyArray, everything: Mapping[s
 
 
 def _checked(array: AnyArray, value: onnx.ValueInfoProto, source: str) -> AnyArray:
-    wanted = np.dtype(helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
+    wanted, array = fed_type(value.type.tensor_type.elem_type), as_fed(array)
     name = f"{source}: input '{value.name}'"
     if array.dtype != wanted:
         compatible = array.dtype.kind == wanted.kind == "f" or (array.dtype.kind in "iu" and wanted.kind in "iu")

@@ -4,7 +4,7 @@ the shapes of other tensors. They are evaluated by onnxruntime, operator by oper
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -13,7 +13,9 @@ from onnx import helper, numpy_helper
 
 from ..errors import ModelError
 from .graph import AnyArray, Graph, bodies, constant_node_value, is_evaluated
+from .light import Light, light
 from .session import Runtime, open_session, run
+from .twin import bfloat16_tensors, fp32_twin, has_bfloat16
 
 Shape = tuple[int, ...]
 
@@ -27,7 +29,8 @@ class Constants:
 
     shape: tensor shapes, for the shape arithmetic in the graph. second: shapes at another probe (None: there are no
     symbolic dimensions); what differs between the two is live, what does not is fixed like any constant. dtype: onnx
-    element types, for CastLike, which reads no more of its second operand.
+    element types, for CastLike, which reads no more of its second operand. strict_inputs: initializers that the caller
+    may override are no constants.
     """
 
     graph: Graph
@@ -35,6 +38,7 @@ class Constants:
     runtime: Runtime = Runtime()
     second: Mapping[str, Shape] | None = None
     dtype: Mapping[str, int] = field(default_factory=dict)
+    strict_inputs: bool = False
     _cache: dict[str, AnyArray] = field(default_factory=dict)
 
     @cached_property
@@ -64,14 +68,15 @@ class Constants:
             return frozenset(names)
         if not self.second:
             return frozenset()
-        other = Constants(self.graph, self.second, self.runtime, None, self.dtype)
+        other = Constants(self.graph, self.second, self.runtime, None, self.dtype, self.strict_inputs)
         pairs = ((n, self.value(n), other.value(n)) for n in names)
         return frozenset(n for n, a, b in pairs if a is not None and b is not None and np.array_equal(a, b))
 
     @cached_property
     def _static(self) -> dict[str, bool]:
         """Name -> whether a Shape or Size is among its ancestors, for every tensor known ahead."""
-        static: dict[str, bool] = dict.fromkeys(self.graph.initializers, False)
+        stored = self.graph.initializers.keys() - (self.graph.overridable if self.strict_inputs else frozenset())
+        static: dict[str, bool] = dict.fromkeys(stored, False)
         for i in self.graph.order:
             node = self.graph.nodes[i]
             names = [n for n in node.input if n]
@@ -91,6 +96,23 @@ class Constants:
                 static.update({n: any(static[x] for x in names) for n in node.output if n})
         return static
 
+    @cached_property
+    def overridden(self) -> dict[str, str]:
+        """Tensors that would be constants, but for an initializer that the caller may override -> its name."""
+        if not self.strict_inputs:
+            return {}
+        found = {n: n for n in self.graph.overridable}
+        for i in self.graph.order:
+            node = self.graph.nodes[i]
+            origin = next((found[n] for n in node.input if n in found), "")
+            if origin and all(n in found or n in self._static for n in node.input if n):
+                found.update(dict.fromkeys(filter(None, node.output), origin))
+        return found
+
+    def with_defaults(self) -> Constants:
+        """The same with every initializer at its default value."""
+        return replace(self, strict_inputs=False, _cache={}) if self.strict_inputs else self
+
     def value(self, name: str) -> AnyArray | None:
         """The value of a tensor known ahead (at these shapes), else None."""
         if name not in self._static:
@@ -99,7 +121,7 @@ class Constants:
             return self._cache[name]
         tensor = self.graph.initializers.get(name)
         if tensor is not None:
-            self._cache[name] = numpy_helper.to_array(tensor)
+            self._cache[name] = self.graph.array(name)
         else:
             node = self.graph.nodes[self.graph.producer[name]]
             direct = constant_node_value(node) if node.op_type == "Constant" else self._reading(node)
@@ -187,5 +209,11 @@ class Constants:
         model.graph.name = "constants"
         model.graph.node.extend(self._runnable(self.graph.nodes[i]) for i in self.graph.order if i in chosen)
         model.graph.output.extend(helper.make_empty_tensor_value_info(n) for n in targets)
-        with open_session(model, Runtime(threads=self.runtime.threads)) as session:
-            self._cache.update(run(session, targets, {}))
+        weights = {n: self.graph.weights[n] for n in needed & self.graph.weights.keys()}
+        halved: frozenset[str] = frozenset()
+        if has_bfloat16(model):
+            halved, model = bfloat16_tensors(model), fp32_twin(model, rounding=True)
+        with open_session(light(Light(model, weights)), Runtime(threads=self.runtime.threads), twin=False) as session:
+            found = run(session, targets, {})
+        kind = helper.tensor_dtype_to_np_dtype(onnx.TensorProto.BFLOAT16)
+        self._cache.update({n: v.astype(kind) if n in halved else v for n, v in found.items()})

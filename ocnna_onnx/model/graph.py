@@ -8,8 +8,8 @@ that matters and where a code path of its own is welcome.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -19,6 +19,7 @@ import onnx
 from onnx import numpy_helper
 
 from ..errors import ModelError
+from .light import Light
 
 AnyArray = npt.NDArray[Any]
 
@@ -27,9 +28,22 @@ QUANTIZED_WEIGHTS = ("DequantizeLinear", "QuantizeLinear")
 
 @dataclass(frozen=True)
 class Graph:
-    """The top-level graph of a model. Nodes are numbered as in `proto.graph.node`."""
+    """The top-level graph of a model. Nodes are numbered as in `proto.graph.node`.
+
+    weights: values of initializers that the proto has without their bytes (external data).
+    """
 
     proto: onnx.ModelProto
+    weights: Mapping[str, AnyArray] = field(default_factory=dict)
+
+    @property
+    def model(self) -> Light:
+        """What a session is opened on."""
+        return Light(self.proto, self.weights)
+
+    def array(self, name: str) -> AnyArray:
+        """The value of an initializer."""
+        return self.weights[name] if name in self.weights else numpy_helper.to_array(self.initializers[name])
 
     @cached_property
     def nodes(self) -> tuple[onnx.NodeProto, ...]:
@@ -55,6 +69,13 @@ class Graph:
         """The graph inputs that a user feeds: not those that an initializer gives a default to."""
         weights = self.initializers.keys() | {t.values.name for t in self.proto.graph.sparse_initializer}
         return tuple(i for i in self.proto.graph.input if i.name not in weights)
+
+    @cached_property
+    def overridable(self) -> frozenset[str]:
+        """Initializers that are graph inputs too: from IR version 4 on the caller may feed another value."""
+        if self.proto.ir_version < 4:
+            return frozenset()
+        return frozenset(i.name for i in self.proto.graph.input) & self.initializers.keys()
 
     @cached_property
     def outputs(self) -> tuple[str, ...]:
@@ -134,7 +155,7 @@ def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
 
 
 def constant_node_value(node: onnx.NodeProto) -> AnyArray | None:
-    """The value of a Constant node in any of its spellings; None for strings and sparse values."""
+    """The value of a Constant node in any of its spellings; None for strings."""
     for a in node.attribute:
         if a.name == "value":
             return numpy_helper.to_array(a.t)
@@ -142,7 +163,20 @@ def constant_node_value(node: onnx.NodeProto) -> AnyArray | None:
             return np.asarray(onnx.helper.get_attribute_value(a), np.float32)
         if a.name in ("value_int", "value_ints"):
             return np.asarray(onnx.helper.get_attribute_value(a), np.int64)
+        if a.name == "sparse_value":
+            return dense_value(a.sparse_tensor)
     return None
+
+
+def dense_value(sparse: onnx.SparseTensorProto) -> AnyArray:
+    """The values of a sparse tensor in place, zeros elsewhere."""
+    values, places = numpy_helper.to_array(sparse.values), numpy_helper.to_array(sparse.indices)
+    dense = np.zeros(tuple(sparse.dims), values.dtype)
+    if places.ndim == 1:
+        dense.reshape(-1)[places] = values
+    else:
+        dense[tuple(places.T)] = values
+    return dense
 
 
 def is_standard(node: onnx.NodeProto) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ from .constants import Constants
 from .graph import AnyArray, Graph, dims
 from .light import light, outline
 from .session import Runtime, open_session, run
+from .twin import bfloat16_tensors, fed_type, has_bfloat16
 
 Shape = tuple[int, ...]
 
@@ -48,20 +49,24 @@ class Shapes:
     second: Mapping[str, Shape] | None = None
 
 
-def probe(graph: Graph, given: Mapping[str, Shape], runtime: Runtime) -> Shapes:
+def probe(
+    graph: Graph, given: Mapping[str, Shape], runtime: Runtime, values: Mapping[str, AnyArray] | None = None
+) -> Shapes:
     """Shapes of all tensors. given: input -> shape for inputs with symbolic dimensions (a value ≤ 0 keeps our guess).
+    values: input -> samples for nets that do not run on zeros.
 
-    Raises ShapeNeeded where a symbolic dimension cannot be guessed, UsageError where `given` does not fit.
+    Raises ShapeNeeded where a symbolic dimension cannot be guessed, UsageError where `given` does not fit, ModelError
+    where shapes can only be found by running the model, and it does not run.
     """
     first, second = (input_shapes(graph, given, k) for k in (0, 1))
-    shape, dtype = _all_shapes(graph, first, runtime)
+    shape, dtype = _all_shapes(graph, first, runtime, values or {})
     dynamic: dict[str, frozenset[int]] = {}
     other: dict[str, Shape] | None = None
     if first != second:
         other, _ = _deduced(graph, second, runtime)
         if _missing(graph, other, dtype):
             try:
-                other = _executed(graph, second, runtime)[0]
+                other = _executed(graph, second, runtime, values or {})[0]
             except ModelError:  # the second probe is a courtesy: a net may accept one size only
                 other = {}
         for name, size in shape.items():
@@ -77,11 +82,30 @@ def input_shapes(graph: Graph, given: Mapping[str, Shape], which: int = 0) -> di
     if unknown:
         known = ", ".join(i.name for i in graph.inputs)
         raise UsageError(f"--input-shapes names '{sorted(unknown)[0]}', which is no input of the model ({known})")
-    return {i.name: _guess(i, given.get(i.name), which) for i in graph.inputs}
+    peers = {i.name: [v for v in graph.inputs if v is not i] for i in graph.inputs}
+    return {
+        i.name: _guess(i, given.get(i.name), _shared_sizes(peers[i.name], given, which), which) for i in graph.inputs
+    }
 
 
-def _guess(value: onnx.ValueInfoProto, given: Shape | None, which: int) -> Shape:
+def _shared_sizes(inputs: Sequence[onnx.ValueInfoProto], given: Mapping[str, Shape], which: int) -> dict[str, int]:
+    """Sizes of the symbolic dimensions that these inputs name: as given, or our guess where they count samples."""
+    found: dict[str, int] = {}
+    for value in inputs:
+        declared = dims(value) or ()
+        asked = given.get(value.name, (0,) * len(declared))
+        found.update({n: s for n, s in zip(declared, asked, strict=False) if isinstance(n, str) and n and s > 0})
+    for value in inputs:
+        for name in (dims(value) or ())[:1]:
+            if isinstance(name, str) and name:
+                found.setdefault(name, PROBE_BATCHES[which])
+    return found
+
+
+def _guess(value: onnx.ValueInfoProto, given: Shape | None, others: Mapping[str, int], which: int) -> Shape:
     declared = dims(value)
+    if not value.type.HasField("tensor_type"):
+        raise ModelError(f"input '{value.name}' is no tensor (a sequence, an optional or a map): that is not supported")
     if declared is None:
         if given is None:
             raise ShapeNeeded(
@@ -101,6 +125,8 @@ def _guess(value: onnx.ValueInfoProto, given: Shape | None, which: int) -> Shape
             sizes.append(size)
         elif asked is not None:
             sizes.append(asked)
+        elif size in others:
+            sizes.append(others[size])
         elif axis == 0:
             sizes.append(PROBE_BATCHES[which])
         elif image:
@@ -127,11 +153,13 @@ def _batch(graph: Graph, feeds: Mapping[str, Shape], shape: Mapping[str, Shape])
     return next(iter(sizes), 1) if len(sizes) == 1 else 1
 
 
-def _all_shapes(graph: Graph, feeds: Mapping[str, Shape], runtime: Runtime) -> tuple[dict[str, Shape], dict[str, int]]:
+def _all_shapes(
+    graph: Graph, feeds: Mapping[str, Shape], runtime: Runtime, values: Mapping[str, AnyArray]
+) -> tuple[dict[str, Shape], dict[str, int]]:
     shape, dtype = _deduced(graph, feeds, runtime)
     if not _missing(graph, shape, dtype):
         return shape, dtype
-    ran_shape, ran_dtype = _executed(graph, feeds, runtime)
+    ran_shape, ran_dtype = _executed(graph, feeds, runtime, values)
     return {**shape, **ran_shape}, {**dtype, **ran_dtype}
 
 
@@ -159,7 +187,7 @@ def _deduced(graph: Graph, feeds: Mapping[str, Shape], runtime: Runtime) -> tupl
     return shape, dtype
 
 
-def _skeleton(graph: Graph, feeds: Mapping[str, Shape], known: Mapping[str, AnyArray]) -> onnx.ModelProto:
+def skeleton(graph: Graph, feeds: Mapping[str, Shape], known: Mapping[str, AnyArray]) -> onnx.ModelProto:
     """The graph with concrete inputs, without the bytes of large weights and without stale value_info; tensors in
     `known` become initializers."""
     model = onnx.ModelProto(ir_version=graph.proto.ir_version)
@@ -192,11 +220,11 @@ def _inferred(
     graph: Graph, feeds: Mapping[str, Shape], known: Mapping[str, AnyArray]
 ) -> tuple[dict[str, Shape], dict[str, int]]:
     """What onnx's shape inference finds; nothing where it refuses the model."""
-    skeleton = _skeleton(graph, feeds, known)
-    shape: dict[str, Shape] = {t.name: tuple(t.dims) for t in skeleton.graph.initializer}
-    dtype = {t.name: t.data_type for t in skeleton.graph.initializer}
+    light = skeleton(graph, feeds, known)
+    shape: dict[str, Shape] = {t.name: tuple(t.dims) for t in light.graph.initializer}
+    dtype = {t.name: t.data_type for t in light.graph.initializer}
     try:
-        inferred = onnx.shape_inference.infer_shapes(skeleton, data_prop=True)
+        inferred = onnx.shape_inference.infer_shapes(light, data_prop=True)
     except Exception:  # inference raises plain RuntimeErrors on what it does not know; running decides
         return shape, dtype
     for value in (*inferred.graph.value_info, *inferred.graph.output, *inferred.graph.input):
@@ -208,34 +236,55 @@ def _inferred(
     return shape, dtype
 
 
-def _executed(graph: Graph, feeds: Mapping[str, Shape], runtime: Runtime) -> tuple[dict[str, Shape], dict[str, int]]:
-    """Shapes of every tensor by running the model once on zeros, with a Shape node on every tensor."""
+def _executed(
+    graph: Graph, feeds: Mapping[str, Shape], runtime: Runtime, values: Mapping[str, AnyArray]
+) -> tuple[dict[str, Shape], dict[str, int]]:
+    """Shapes of every tensor by running the model once (on `values`; on zeros where there are none of that size), with
+    a Shape node on every tensor."""
     names = [n for node in graph.nodes if node.op_type not in SEQUENCE_OPS for n in node.output if n]
     dtype = _types(graph, names, runtime)
     names = [n for n in names if n in dtype]
-    model = light(graph.proto, [])
+    model = light(graph.model, [])
     for name in names:
         model.proto.graph.node.append(helper.make_node("Shape", [name], [_probe_name(name)]))
         model.proto.graph.output.append(helper.make_tensor_value_info(_probe_name(name), TensorProto.INT64, None))
-    feed = {v.name: np.zeros(feeds[v.name], _numpy_type(v)) for v in graph.inputs}
+    feed = {
+        v.name: _probe_value(values.get(v.name), feeds[v.name], fed_type(v.type.tensor_type.elem_type))
+        for v in graph.inputs
+    }
     with open_session(model, runtime) as session:
-        found = run(session, [_probe_name(n) for n in names], feed)
+        try:
+            found = run(session, [_probe_name(n) for n in names], feed)
+        except ModelError as error:
+            text = "zeros" if not values else "the first sample"
+            sizes = ", ".join(f"{n} [{','.join(map(str, s))}]" for n, s in feeds.items())
+            raise ModelError(
+                f"shapes can only be found by running the model once, and on {text} at {sizes} it fails: {error}; "
+                "give it inputs that it runs on: --data samples.npz, and --input-shapes where the sizes are wrong"
+            ) from error
     return {n: tuple(int(s) for s in found[_probe_name(n)]) for n in names}, dtype
 
 
+def _probe_value(samples: AnyArray | None, shape: Shape, dtype: np.dtype[np.generic]) -> AnyArray:
+    """An input at the probe shape: the first samples (repeated where there are too few), else zeros."""
+    if samples is None or samples.shape[1:] != shape[1:] or samples.ndim != len(shape) or not samples.size:
+        return np.zeros(shape, dtype)
+    return samples[np.arange(shape[0]) % len(samples)] if shape else samples
+
+
 def _types(graph: Graph, names: list[str], runtime: Runtime) -> dict[str, int]:
-    with open_session(light(graph.proto, names), runtime) as session:
-        return {o.name: onnx_type(o.type) for o in session.get_outputs() if o.type.startswith("tensor(")}
+    with open_session(light(graph.model, names), runtime) as session:
+        found = {o.name: onnx_type(o.type) for o in session.get_outputs() if o.type.startswith("tensor(")}
+    if has_bfloat16(graph.proto):  # the session was the twin's
+        halved = bfloat16_tensors(skeleton(graph, {}, {}))
+        found.update({n: TensorProto.BFLOAT16 for n in found if n in halved})
+    return found
 
 
 def onnx_type(text: str) -> int:
     """onnxruntime's spelling of a type, as 'tensor(float16)', to the onnx element type."""
     inner = text[len("tensor(") : -1]
     return int(TensorProto.DataType.Value({"float": "FLOAT"}.get(inner, inner.upper())))
-
-
-def _numpy_type(value: onnx.ValueInfoProto) -> np.dtype[np.generic]:
-    return np.dtype(helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
 
 
 def _probe_name(tensor: str) -> str:

@@ -14,6 +14,7 @@ from ..model.constants import RANDOM_OPS
 from ..model.graph import AnyArray, bodies
 from ..model.light import Light, light
 from ..model.session import Runtime
+from ..model.twin import has_bfloat16
 from ..trace.groups import Group
 from ..trace.kept import Kept
 from ..trace.types import Trace
@@ -43,6 +44,7 @@ class Proof:
     max_relative_error: the largest over all compared tensors; tolerance: the largest that was allowed. samples: how
     many were run; compared: how many tensors. reason, node: why it failed and where first. equal: share of equal
     elements in outputs that are no floats. ill_conditioned: tensors whose tolerance had to follow rounding noise.
+    twin: the type it was proven in, where onnxruntime cannot run the model's own.
     """
 
     passed: bool
@@ -54,6 +56,7 @@ class Proof:
     node: str = ""
     equal: float | None = None
     ill_conditioned: tuple[str, ...] = ()
+    twin: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """As in report.json."""
@@ -66,6 +69,7 @@ class Proof:
             **({"reason": self.reason, "node": self.node} if self.reason else {}),
             **({} if self.equal is None else {"equal_share_of_other_outputs": self.equal}),
             **({"ill_conditioned": list(self.ill_conditioned)} if self.ill_conditioned else {}),
+            **({"twin": self.twin} if self.twin else {}),
         }
 
 
@@ -78,11 +82,12 @@ class _Findings:
     effect: dict[int, float] = field(default_factory=dict)
     equal: list[float] = field(default_factory=list)
     noisy: dict[str, None] = field(default_factory=dict)
+    twin: str = ""
 
     def verdict(self, reason: str = "", node: str = "") -> Proof:
         equal = float(np.mean(self.equal)) if self.equal else None
         found = (self.error, self.tolerance, self.samples, len(self.compared))
-        return Proof(not reason, *found, reason, node, equal, tuple(self.noisy))
+        return Proof(not reason, *found, reason, node, equal, tuple(self.noisy), self.twin)
 
 
 @dataclass(frozen=True)
@@ -124,7 +129,7 @@ def _behind_quantizers(trace: Trace) -> frozenset[str]:
 
 def prove(
     kept: Kept,
-    pruned: onnx.ModelProto,
+    pruned: onnx.ModelProto | Light,
     groups: Sequence[Group],
     feeds: Iterable[Feed],
     runtime: Runtime = Runtime(),
@@ -137,12 +142,15 @@ def prove(
     Raises ProofFailed for random operators, ModelError where onnxruntime refuses the pruned model.
     """
     trace = kept.trace
-    if (random := _random_node(trace.graph.proto)) is not None:
+    if (random := _random_node(trace)) is not None:
         raise ProofFailed(f"node '{random[0]}': {random[1]}, so nothing can be proven", random[0])
     cut = [g for g in groups if any(not kept.keep[trace.sources[s].units].all() for s in g.sources)]
-    three = (light(trace.graph.proto), masked_original(trace, kept.keep), light(pruned))
-    models = _Models(kept, *three, runtime, rtol, group_taps(trace, cut), _behind_quantizers(trace))
-    found = _Findings()
+    original = light(trace.graph.model)
+    oracle = masked_original(trace, kept.keep, original)
+    models = _Models(
+        kept, original, oracle, light(pruned), runtime, rtol, group_taps(trace, cut), _behind_quantizers(trace)
+    )
+    found = _Findings(twin="fp32" if has_bfloat16(trace.graph.proto) else "")
     silent = {g.id for g in cut}
     used: list[Feed] = []
     for feed in feeds:
@@ -151,7 +159,7 @@ def prove(
         if not used and (refusal := _runs_in_shape(models, feed, found)) is not None:
             return refusal
         try:
-            failure = _compare_on(models, feed, found)
+            failure = _unlike_original(models, feed, found) or _compare_on(models, feed, found)
         except ModelError:
             if not used:
                 raise
@@ -172,19 +180,30 @@ def prove(
     return found.verdict()
 
 
-def _random_node(model: onnx.ModelProto) -> tuple[str, str] | None:
+def _random_node(trace: Trace) -> tuple[str, str] | None:
     """(node, what it does) where a random operator is in the graph, in a node's body, or in a local function."""
+    model = trace.graph.proto
     for node in (*model.graph.node, *(n for f in model.functions for n in f.node)):
         name = node.name or next(iter(node.output), "")
         stack = [n for body in bodies(node) for n in body.node]
         if node.op_type in RANDOM_OPS:
             return name, f"{node.op_type} is random"
+        if _drops(trace, node):
+            return name, "Dropout in training mode is random"
         while stack:
             inner = stack.pop()
             if inner.op_type in RANDOM_OPS:
                 return name, f"{inner.op_type} in its body is random"
             stack.extend(n for body in bodies(inner) for n in body.node)
     return None
+
+
+def _drops(trace: Trace, node: onnx.NodeProto) -> bool:
+    """Whether a node is a Dropout that may be in training mode, with a ratio that is not 0."""
+    if node.op_type != "Dropout" or len(node.input) < 3 or not node.input[2]:
+        return False
+    mode, ratio = trace.constants.value(node.input[2]), trace.constants.value(node.input[1])
+    return (mode is None or bool(mode.any())) and (ratio is None or bool(ratio.any()))
 
 
 def _runs_in_shape(models: _Models, feed: Feed, found: _Findings) -> Proof | None:
@@ -201,6 +220,25 @@ def _runs_in_shape(models: _Models, feed: Feed, found: _Findings) -> Proof | Non
     found.error = float("inf")
     text = f"'{name}' should have shape {list(expected)} and has {list(actual)}"
     return found.verdict(f"node '{models.node_of(name)}': {text}", models.node_of(name))
+
+
+def _unlike_original(models: _Models, feed: Feed, found: _Findings) -> Proof | None:
+    """A failed Proof where the model with functions and branches laid out is not the model that was given."""
+    trace = models.kept.trace
+    if trace.unfolded.model is trace.original or not feed.decisive:
+        return None
+    names = [n for n in trace.graph.outputs if n in trace.graph.producer and n in trace.shapes.shape]
+    given, laid_out = (run_taps(m, names, feed.values, models.runtime) for m in (trace.original, models.original))
+    for name in names:
+        a, b = laid_out[name], given[name]
+        if np.array_equal(a, b, equal_nan=a.dtype.kind == "f"):
+            continue
+        error, tolerance = relative_error(a, b, (1, -1)), models.tolerance(name) or 0.0
+        if not error <= tolerance:
+            found.error = max(found.error, error)
+            text = "the model with its functions and branches laid out differs from the model that was given"
+            return found.verdict(f"'{name}': {text} by {error:.3g} (limit {tolerance:g})", models.node_of(name))
+    return None
 
 
 def _compare_on(models: _Models, feed: Feed, found: _Findings) -> Proof | None:
@@ -262,9 +300,22 @@ def _unproven_locally(models: _Models, groups: Sequence[Group], feed: Feed | Non
     for group in groups:
         for node, i in places[group.id]:
             tolerance = models.tolerance(trace.graph.nodes[node].output[0])
-            if tolerance is not None and not _answers(prover, node, i, tolerance):
+            if (
+                tolerance is not None
+                and not _has_no_weight(trace, node, i)
+                and not _answers(prover, node, i, tolerance)
+            ):
                 return group
     return None
+
+
+def _has_no_weight(trace: Trace, node: int, i: int) -> bool:
+    """Whether a contraction multiplies by nothing but zeros (a layer that starts as zero): no input can matter."""
+    proto = trace.graph.nodes[node]
+    if proto.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
+        return False
+    weight = trace.constants.value(proto.input[1 - i])
+    return weight is not None and not weight.any()
 
 
 def _answers(prover: LocalProver, node: int, i: int, tolerance: float) -> bool:

@@ -43,7 +43,8 @@ class Outcome:
     def to_json(self, version: str) -> dict[str, Any]:
         """The dictionary of report.json."""
         trace, batch, plan, rewritten = self.trace, self.trace.shapes.batch, self.plan, self.rewritten
-        small = Graph(rewritten.model)
+        cut = not rewritten.kept.keep.all()
+        small = Graph(rewritten.model if cut else trace.graph.proto)
         before = {
             "params": cost.parameters(trace.graph, trace.constants),
             "macs": sum(cost.macs(trace.graph, trace.shapes.shape).values()) // batch,
@@ -51,7 +52,9 @@ class Outcome:
         }
         after = {
             "params": cost.parameters(
-                small, Constants(small, rewritten.shapes, trace.constants.runtime, None, trace.shapes.dtype)
+                small,
+                Constants(small, rewritten.shapes, trace.constants.runtime, None, trace.shapes.dtype),
+                trace.constants.live,
             ),
             "macs": sum(cost.macs(small, rewritten.shapes).values()) // batch,
             "bytes": rewritten.model.ByteSize(),
@@ -59,7 +62,8 @@ class Outcome:
         groups = [_group_row(trace, g, rewritten.kept.keep) for g in self.groups]
         units = sum(g["units"] for g in groups)
         removed = sum(g["removed"] for g in groups)
-        requested = {k: v for k, v in plan.options.items() if k in ("ratio", "percentile", "exclude", "min_channels")}
+        asked = ("ratio", "percentile", "exclude", "min_channels", "strict_inputs")
+        requested = {k: v for k, v in plan.options.items() if k in asked}
         return {
             "schema": SCHEMA,
             "tool": f"ocnna-onnx {version}",
@@ -112,12 +116,24 @@ class Outcome:
             found.append(
                 f"{len(overridable)} weights that were cut are also graph inputs ('{overridable[0]}', …): their input "
                 "shapes were cut too, and the proof holds for the default values"
+                + (" (--strict-inputs leaves them alone)" if self.trace.graph.overridable else "")
+            )
+        edits = self.trace.unfolded.edits if not self.rewritten.kept.keep.all() else ()
+        if edits:
+            found.append(
+                f"{len(edits)} function calls or branches that are always taken ('{edits[0]['node']}', …) were written "
+                "as nodes of the main graph, so that channels in them could go; their layers go by their names there"
             )
         names, operators = self.trace.graph.names, {n.op_type for n in self.trace.graph.nodes}
         for pattern in self.plan.options.get("exclude", ()):
             hit = pattern[3:] in operators if pattern.startswith("op:") else any(matches(n, pattern) for n in names)
             if not hit:
                 found.append(f"--exclude '{pattern}' matches nothing in this model")
+        if self.proof.twin:
+            found.append(
+                "the model computes in bfloat16, which onnxruntime cannot run here: scored, compared and proven as its "
+                f"{self.proof.twin} twin (the same weights, nothing rounded between the layers)"
+            )
         if self.proof.ill_conditioned:
             found.append(
                 f"{len(self.proof.ill_conditioned)} tensors are ill-conditioned: onnxruntime differs from itself there "

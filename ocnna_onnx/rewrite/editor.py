@@ -27,6 +27,8 @@ class Editor:
 
     kept: Kept
     model: onnx.ModelProto
+    initializers: dict[str, onnx.TensorProto]
+    """Those of the traced model, until they are replaced; `model` gets what is left of them in the end."""
     rewrites: list[dict[str, Any]] = field(default_factory=list)
     computed_shapes: dict[str, Shape] = field(default_factory=dict)
     """Constants that are still computed in the graph, from smaller ones -> their shape now."""
@@ -40,7 +42,7 @@ class Editor:
     def taken(self) -> set[str]:
         """Every tensor name in use."""
         graph = self.model.graph
-        names = {t.name for t in graph.initializer} | {i.name for i in graph.input}
+        names = self.initializers.keys() | {i.name for i in graph.input}
         return names | {name for node in graph.node for name in (*node.input, *node.output)}
 
     @cached_property
@@ -56,7 +58,8 @@ class Editor:
     def adapted(self) -> Constants:
         """Constants as they will be once every tensor has its new shape."""
         trace = self.kept.trace
-        return Constants(trace.graph, self.kept.shapes(), trace.constants.runtime, None, trace.shapes.dtype)
+        shapes, strict = self.kept.shapes(), trace.constants.strict_inputs
+        return Constants(trace.graph, shapes, trace.constants.runtime, None, trace.shapes.dtype, strict)
 
     def fresh_name(self, base: str) -> str:
         """A tensor name that is not in use."""
@@ -73,14 +76,9 @@ class Editor:
         if like is not None:
             tensor.doc_string = like.doc_string
             tensor.metadata_props.extend(like.metadata_props)
-        existing = self.initializers.get(name)
-        if existing is not None:
-            existing.CopyFrom(tensor)
-        else:
-            self.model.graph.initializer.append(tensor)
-            self.initializers[name] = self.model.graph.initializer[-1]
-            if self.model.ir_version < STRICT_INITIALIZERS_IR:
-                self.model.graph.input.append(helper.make_tensor_value_info(name, tensor.data_type, array.shape))
+        if name not in self.initializers and self.model.ir_version < STRICT_INITIALIZERS_IR:
+            self.model.graph.input.append(helper.make_tensor_value_info(name, tensor.data_type, array.shape))
+        self.initializers[name] = tensor
         if name in self.inputs:
             sizes = self.inputs[name].type.tensor_type.shape
             del sizes.dim[:]
@@ -91,10 +89,6 @@ class Editor:
     def inputs(self) -> dict[str, onnx.ValueInfoProto]:
         """Graph inputs; weights are among them in old files."""
         return {i.name: i for i in self.model.graph.input}
-
-    @cached_property
-    def initializers(self) -> dict[str, onnx.TensorProto]:
-        return {t.name: t for t in self.model.graph.initializer}
 
     def before(self, index: int, nodes: Sequence[onnx.NodeProto]) -> None:
         """Put nodes in front of an original one."""
@@ -120,8 +114,14 @@ class Editor:
             copies = [onnx.NodeProto.FromString(n.SerializeToString()) for n in ordered]
             del self.model.graph.node[:]
             self.model.graph.node.extend(copies)
-        _remove_dead(self.model, self.kept)
+        _remove_dead(self.model, self.initializers, self.kept)
+        original = self.kept.trace.graph
+        for name, tensor in self.initializers.items():
+            untouched = tensor is original.initializers.get(name)
+            self.model.graph.initializer.append(original.model.filled(tensor) if untouched else tensor)
+        self.initializers.clear()
         _renew_value_info(self.model, self.kept)
+        _renew_annotations(self.model, self.kept)
         return self.model
 
 
@@ -266,7 +266,7 @@ def _plain(value: Any) -> Any:
     return value.tolist() if isinstance(value, np.ndarray) else list(value) if isinstance(value, tuple) else value
 
 
-def _remove_dead(model: onnx.ModelProto, kept: Kept) -> None:
+def _remove_dead(model: onnx.ModelProto, initializers: dict[str, onnx.TensorProto], kept: Kept) -> None:
     """Drop constants, and nodes that only computed constants, that the original read and nobody reads any more."""
     from ..model.graph import captured
 
@@ -286,11 +286,12 @@ def _remove_dead(model: onnx.ModelProto, kept: Kept) -> None:
         stay = [onnx.NodeProto.FromString(n.SerializeToString()) for n in model.graph.node if id(n) not in gone_nodes]
         del model.graph.node[:]
         model.graph.node.extend(stay)
-    gone = {t.name for t in model.graph.initializer if t.name not in read and t.name in original}
-    for field_ in (model.graph.initializer, model.graph.input):
-        for k in range(len(field_) - 1, -1, -1):
-            if field_[k].name in gone:
-                del field_[k]
+    gone = {name for name in initializers if name not in read and name in original}
+    for name in gone:
+        del initializers[name]
+    for k in range(len(model.graph.input) - 1, -1, -1):
+        if model.graph.input[k].name in gone:
+            del model.graph.input[k]
 
 
 def _renew_value_info(model: onnx.ModelProto, kept: Kept) -> None:
@@ -313,3 +314,17 @@ def _renew_value_info(model: onnx.ModelProto, kept: Kept) -> None:
                 stays = kept.along(value.name, axis)
                 if not stays.all():
                     dim.dim_value = int(stays.sum())
+
+
+def _renew_annotations(model: onnx.ModelProto, kept: Kept) -> None:
+    """Quantization annotations stay where their scale is one number; of what was cut, scales per channel go."""
+    stored = {t.name: tuple(t.dims) for t in model.graph.initializer}
+    original = kept.trace.graph
+    for note in list(model.graph.quantization_annotation):
+        name = note.tensor_name
+        before = original.initializers.get(name)
+        gone = before is not None and name not in stored
+        cut = kept.changed(name) if before is None else stored.get(name) != tuple(before.dims)
+        vectors = any(np.prod(stored.get(e.value, ()), dtype=np.int64) > 1 for e in note.quant_parameter_tensor_names)
+        if gone or (cut and vectors):
+            model.graph.quantization_annotation.remove(note)

@@ -10,6 +10,7 @@ from onnx import numpy_helper
 
 from ..errors import ProofFailed
 from ..model.graph import AnyArray
+from ..model.light import without_initializers
 from ..trace.kept import Kept
 from ..trace.labels import BoolArray, Shape
 from ..trace.rules import rule_for
@@ -41,11 +42,10 @@ def rewrite(trace: Trace, keep: BoolArray) -> Rewritten:
     for tensor in kept.irregular():
         node = trace.graph.names[trace.graph.producer[tensor]]
         raise ProofFailed(f"node '{node}': no dense tensor is left of '{tensor}' (a defect; please report it)", node)
-    model = onnx.ModelProto()
-    model.CopyFrom(trace.graph.proto)
     if keep.all():
+        model = trace.original.whole()
         return Rewritten(model, (), (), kept, {**kept.shapes(), **_stored_shapes(model)})
-    editor = Editor(kept, model)
+    editor = Editor(kept, without_initializers(trace.graph.proto), dict(trace.graph.initializers))
     cuts = _cut_constants(editor)
     for i in trace.graph.order:
         node = trace.graph.nodes[i]
@@ -61,7 +61,7 @@ def rewrite(trace: Trace, keep: BoolArray) -> Rewritten:
     freeze_values(editor)
     finished = editor.finish()
     shapes = {**kept.shapes(), **_stored_shapes(finished), **editor.computed_shapes}
-    return Rewritten(finished, tuple(cuts), tuple(editor.rewrites), kept, shapes)
+    return Rewritten(finished, tuple(cuts), (*trace.unfolded.edits, *editor.rewrites), kept, shapes)
 
 
 def _stored_shapes(model: onnx.ModelProto) -> dict[str, Shape]:
@@ -130,7 +130,7 @@ def _store(editor: Editor, root: str, in_place: bool, array: AnyArray) -> str:
         return target
     node = editor.nodes[graph.producer[root]]
     if in_place and node.op_type == "Constant":
-        kept = [a for a in node.attribute if not a.name.startswith("value")]
+        kept = [a for a in node.attribute if not a.name.startswith(("value", "sparse_value"))]
         del node.attribute[:]
         node.attribute.extend(kept)
         node.attribute.append(onnx.helper.make_attribute("value", numpy_helper.from_array(array)))
