@@ -36,8 +36,8 @@ HYBRIDS = """
     botnet26t_256 caformer_s18 coat_lite_tiny coatnet_nano_rw_224 coatnet_bn_0_rw_224 convformer_s18 davit_tiny
     efficientformer_l1 efficientformerv2_s0 efficientvit_b0 efficientvit_m0 fastvit_sa12 halonet26t haloregnetz_b
     iformer_t lambda_resnet26t levit_128s levit_conv_128s maxvit_rmlp_pico_rw_256 mobilenetv4_hybrid_medium
-    mobilevit_xxs mobilevitv2_050 nextvit_small pvt_v2_b0 repvit_m1_0 resmlp_12_224 sebotnet33ts_256 shvit_s1 swiftformer_xs
-    tiny_vit_5m_224 visformer_tiny
+    mobilevit_xxs mobilevitv2_050 nextvit_small pvt_v2_b0 repvit_m1_0 resmlp_12_224 sebotnet33ts_256 shvit_s1
+    swiftformer_xs tiny_vit_5m_224 visformer_tiny
 """.split()
 SUITES = {"timm CNN": CNNS, "timm hybrid": HYBRIDS}
 SIZE = 128

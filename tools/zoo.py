@@ -59,7 +59,7 @@ def exported(suite: str, out: Path, variants: list[tuple[str, str]]) -> Iterator
     listed = subprocess.run([sys.executable, TOOLS / tool, "--list"], capture_output=True, check=True).stdout
     names = json.loads(listed)
     prefix = "timm_" if suite == "timm" else ""
-    for kind, name in ((kind, name) for kind in kinds for name in names[kind]):
+    for kind, name in [(k, name) for k in kinds for name in names[k]]:
         for variant in variants:
             yield Net(name, kind, out / f"{prefix}{name}-{'-'.join(variant)}.onnx", tool, variant)
 
