@@ -129,7 +129,6 @@ def randomize(net: nn.Module) -> None:
     """Give biases, norms and layer scales non-trivial values; raise weights that were initialized close to zero."""
     seen = set()
     for module in net.modules():
-        own = dict(module.named_parameters(recurse=False))
         if isinstance(module, nn.Conv2d | nn.Conv3d | nn.Linear):
             gain = float(module.weight.std() * module.weight[0].numel() ** 0.5)
             if 0 < gain < 0.5:
@@ -143,8 +142,8 @@ def randomize(net: nn.Module) -> None:
                 module.bias.normal_(std=0.2)
         else:
             continue
-        seen.update(id(parameter) for parameter in own.values())
-    for parameter in net.parameters():  # layer scales, gates, tables of positions
+        seen.update({id(module.weight), id(module.bias)})
+    for parameter in net.parameters():  # layer scales, gains, tables of positions
         if id(parameter) not in seen and float(parameter.max()) == float(parameter.min()) <= 0.1:
             parameter.uniform_(0.5, 1.0)
 

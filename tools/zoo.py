@@ -46,6 +46,7 @@ class Net:
     exports: str = ""
     variant: tuple[str, str] = ("", "")
     shapes: dict[str, list[int]] = field(default_factory=dict)
+    values: dict[str, int] = field(default_factory=dict)
 
     @property
     def key(self) -> str:
@@ -73,14 +74,19 @@ def light() -> Iterator[Net]:
 
 
 def wild(folder: Path) -> Iterator[Net]:
-    """The files of a folder, at the shapes that its manifest tells (`name:1x3x8x8`, `name:1x3x8x8:float16`)."""
+    """The files of a folder, at the shapes and values that its manifest tells.
+
+    It spells them `name:1x3x8x8`, `name:1x3x8x8:float16`, `name::int64=16000`.
+    """
     for name, entry in json.loads((folder / "manifest.json").read_text()).items():
-        shapes = {}
+        shapes, values = {}, {}
         for text in entry["run_inputs"]:
             tensor, _, shape = text.removesuffix(":float16").rpartition(":")
-            if shape and "=" not in shape:
+            if "=" in shape:
+                values[tensor.removesuffix(":")] = int(shape.split("=")[1])
+            else:
                 shapes[tensor] = [int(size) for size in shape.split("x")]
-        yield Net(Path(name).stem, "wild", folder / name, shapes=shapes)
+        yield Net(Path(name).stem, "wild", folder / name, shapes=shapes, values=values)
 
 
 def nets(suites: tuple[str, ...], out: Path | None, folder: Path | None, variants: list[tuple[str, str]]) -> list[Net]:
@@ -117,7 +123,8 @@ def measured(net: Net, limit: float) -> dict[str, Any]:
         )
         if not net.path.exists():
             return {"status": "no export", "why": (output.strip().splitlines() or [wrong])[-1]}
-    output, wrong = run([TOOLS / "zoo_row.py", net.path, "--shapes", json.dumps(net.shapes)], limit)
+    given = ["--shapes", json.dumps(net.shapes), "--values", json.dumps(net.values)]
+    output, wrong = run([TOOLS / "zoo_row.py", net.path, *given], limit)
     if wrong:
         return {"status": "failed", "why": wrong}
     row: dict[str, Any] = json.loads(output.strip().splitlines()[-1])

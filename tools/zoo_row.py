@@ -18,6 +18,7 @@ import numpy as np
 import ocnna_onnx
 from ocnna_onnx import Inspection
 
+Shapes = dict[str, tuple[int, ...]]
 LOW = 0.2
 """A net that loses a smaller share of its MACs says which walls hold it."""
 
@@ -39,9 +40,19 @@ def held(found: Inspection, most: int = 6) -> list[dict[str, Any]]:
     return sorted(rows.values(), key=lambda row: -int(row["units"]))[:most]
 
 
-def prune(path: Path, shapes: dict[str, tuple[int, ...]], samples: int) -> dict[str, Any]:
+def noise(shapes: Shapes, values: dict[str, int]) -> dict[str, np.ndarray] | None:
+    """Data for a model that needs inputs of certain values; None where it does not."""
+    rng = np.random.default_rng(0)
+    found = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    return {**found, **{name: np.array(value) for name, value in values.items()}} if values else None
+
+
+def prune(path: Path, shapes: Shapes, values: dict[str, int], samples: int) -> dict[str, Any]:
     """What a proven run obtained."""
-    report = ocnna_onnx.prune(path, criterion="random", ratio=0.5, samples=samples, input_shapes=shapes).report
+    data = noise(shapes, values)
+    report = ocnna_onnx.prune(
+        path, data=data, criterion="random", ratio=0.5, samples=samples, input_shapes=shapes
+    ).report
     obtained, proof = report["obtained"], report["proof"]
     return {
         "status": "proven",
@@ -59,11 +70,11 @@ def prune(path: Path, shapes: dict[str, tuple[int, ...]], samples: int) -> dict[
     }
 
 
-def measure(path: Path, shapes: dict[str, tuple[int, ...]], samples: int) -> dict[str, Any]:
+def measure(path: Path, shapes: Shapes, values: dict[str, int], samples: int) -> dict[str, Any]:
     """The row: what was obtained, or why not, and how long and how much memory it took."""
     started = time.perf_counter()
     try:
-        row = prune(path, shapes, samples)
+        row = prune(path, shapes, values, samples)
     except (ocnna_onnx.ProofFailed, ocnna_onnx.OcnnaError) as error:
         failed = isinstance(error, ocnna_onnx.ProofFailed)
         row = {"status": "failed" if failed else "refused", "why": f"{type(error).__name__}: {error}"}
@@ -86,11 +97,12 @@ def measure(path: Path, shapes: dict[str, tuple[int, ...]], samples: int) -> dic
 @click.command()
 @click.argument("path", type=click.Path(exists=True, path_type=Path))
 @click.option("--shapes", default="{}", help="Probe shapes as JSON.")
+@click.option("--values", default="{}", help="Values of inputs that need certain ones, as JSON.")
 @click.option("--samples", default=4, show_default=True, help="Crops of photographs for the proof and the comparison.")
-def main(path: Path, shapes: str, samples: int) -> None:
+def main(path: Path, shapes: str, values: str, samples: int) -> None:
     """Prune, prove, print."""
     given = {name: tuple(shape) for name, shape in json.loads(shapes).items()}
-    row = measure(path, given, samples)
+    row = measure(path, given, json.loads(values), samples)
     click.echo(json.dumps(row, default=lambda x: x.item() if isinstance(x, np.generic) else str(x)))
 
 
