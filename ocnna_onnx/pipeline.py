@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -25,16 +25,17 @@ from .model.save import save
 from .model.session import Runtime, check_providers, open_session
 from .model.shapes import Shape
 from .model.stamp import add_stamp
-from .plan.plan import Plan, removed_channels, removed_classes
-from .plan.select import Cut, excluded, group_scores, select
+from .plan.plan import Plan, planned, removed_channels
+from .plan.select import Cut, FloatArray, class_scores, excluded, select
 from .prove.inputs import Feed, random_feeds, sample_feed
 from .prove.proof import prove
 from .report.evaluate import evaluate
 from .report.inspection import Inspection, inspection, wall_infos
 from .report.outcome import Outcome
 from .rewrite.rewrite import rewrite
+from .trace.coupling import pair
 from .trace.groups import Group, find_groups
-from .trace.labels import BoolArray
+from .trace.labels import BoolArray, IntArray
 from .trace.tracer import trace as trace_model
 from .trace.types import Trace
 
@@ -129,11 +130,13 @@ def prune(
     if ratio is None and percentile is None:
         ratio = DEFAULT_RATIO
     started = time.perf_counter()
-    score = _scores(job, criterion, seed)
+    scores = _scores(job, criterion, seed)
     job.timings["score"] = time.perf_counter() - started
     exclude = (exclude,) if isinstance(exclude, str) else exclude
     exclude_op = (exclude_op,) if isinstance(exclude_op, str) else exclude_op
     barred = excluded(job.trace, exclude, exclude_op)
+    job = _paired(job, scores, barred)
+    score, barred = class_scores(job.trace.unit_class, job.trace.sources, scores), job.trace.unit_class[barred]
     classes = select(job.trace, job.groups, score, Cut(ratio, percentile, min_channels), barred)
     keep = job.trace.keep_units(classes)
     options: dict[str, Any] = {"min_channels": min_channels, "samples": job.samples.count}
@@ -166,8 +169,9 @@ def apply(
             f"the plan belongs to another model ('{plan.name}', sha256 {plan.sha256[:12]}…; "
             f"this one has {job.loaded.sha256[:12]}…)"
         )
-    keep = job.trace.keep_units(removed_classes(plan, job.trace))
-    return _carry_out(job, plan, keep, seed, rtol)
+    paired, classes = planned(plan, job.trace)
+    job = replace(job, trace=paired, groups=find_groups(paired))
+    return _carry_out(job, plan, paired.keep_units(classes), seed, rtol)
 
 
 def _check_options(criterion: str, ratio: float | None, percentile: float | None, min_channels: int) -> None:
@@ -238,8 +242,17 @@ def _nothing_free(rows: Sequence[tuple[str, str, str, str]], groups: int) -> str
     return f"nothing can be pruned: {len(rows)} walls, the first at node '{node}' ({op}) on '{tensor}': {reason}"
 
 
-def _scores(job: _Job, name: str, seed: int) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """One score per class."""
+def _paired(job: _Job, scores: Mapping[int, FloatArray], barred: IntArray) -> _Job:
+    """The job with channels of grouped Convs paired by score. barred: units that the user excluded."""
+    base = job.trace.pairing.base
+    score = class_scores(base, job.trace.sources, scores)[base]
+    score[np.isin(base, base[barred])] = np.inf
+    trace = pair(job.trace, score)
+    return job if trace is job.trace else replace(job, trace=trace, groups=find_groups(trace))
+
+
+def _scores(job: _Job, name: str, seed: int) -> dict[int, FloatArray]:
+    """Number of a source -> the scores of its channels, for those of which something can go."""
     criterion = CRITERIA[name]
     wanted = [k for k, s in enumerate(job.trace.sources) if job.trace.free[job.trace.unit_class[s.units]].any()]
     sources = [job.trace.sources[k] for k in wanted]
@@ -259,7 +272,7 @@ def _scores(job: _Job, name: str, seed: int) -> np.ndarray[Any, np.dtype[np.floa
         assert isinstance(criterion, RandomCriterion)
         rng = np.random.default_rng(seed)
         found = [criterion.score(len(s.units), rng) for s in sources]
-    return group_scores(job.trace, job.groups, dict(zip(wanted, found, strict=True)))
+    return dict(zip(wanted, found, strict=True))
 
 
 def proof_feeds(trace: Trace, samples: Samples, seed: int) -> Iterable[Feed]:

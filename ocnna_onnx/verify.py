@@ -21,7 +21,7 @@ from .model.session import open_session
 from .model.shapes import Shape
 from .model.stamp import KEY, read_stamp
 from .pipeline import Progress, proof_feeds, runtime_settings
-from .plan.plan import Plan, plan_from_json, read_plan, removed_classes
+from .plan.plan import Plan, plan_from_json, planned, read_plan
 from .prove.proof import Proof, prove
 from .report.evaluate import Agreement, evaluate
 from .rewrite.rewrite import rewrite
@@ -82,10 +82,10 @@ def check(
     for number, step in enumerate(plans):
         traced = trace_model(current, given, runtime)
         try:
-            keep = traced.keep_units(removed_classes(step, traced))
+            traced, classes = planned(step, traced)
         except DataError as error:
             raise ProofFailed(f"the files do not belong together: {error}") from error
-        rewritten = rewrite(traced, keep)
+        rewritten = rewrite(traced, traced.keep_units(classes))
         final = number == len(plans) - 1
         changed = _differences(rewritten.model, after.proto) if final else ()
         # changed weights are somebody's repair: what can be proven is the surgery they started from

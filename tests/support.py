@@ -15,6 +15,7 @@ from ocnna_onnx.prove.inputs import random_feeds
 from ocnna_onnx.prove.proof import Proof, prove
 from ocnna_onnx.rewrite.constants import CutRecord
 from ocnna_onnx.rewrite.rewrite import Rewritten, rewrite
+from ocnna_onnx.trace.coupling import pair
 from ocnna_onnx.trace.groups import find_groups
 from ocnna_onnx.trace.tracer import trace as trace_model
 from ocnna_onnx.trace.types import Trace, Wall
@@ -130,6 +131,8 @@ def prove_half(model: onnx.ModelProto, share: float = 0.5, seed: int = 0) -> Pro
     """Trace, remove a random share of every group, rewrite, prove. Everything that is promised must hold."""
     before = model.SerializeToString(deterministic=True)
     trace = trace_model(model, None, RUNTIME)
+    score = np.random.default_rng(seed).random(len(trace.pairing.base))
+    trace = pair(trace, score[trace.pairing.base])
     rewritten = rewrite(trace, removed_at_random(trace, share, seed))
     assert model.SerializeToString(deterministic=True) == before, "the caller's model was changed"
     assert is_valid(rewritten.model) == is_valid(model)
@@ -189,10 +192,15 @@ def redo_cuts(
         expected = old[tensor] if tensor in old else _computed(original, tensor)
         assert len({r["axis"] for r in records}) == len(records), f"{tensor}: two records for one axis"
         for record in records:
-            kept = record["kept"]
-            assert kept == sorted(set(kept)), f"{tensor}: kept indices are no ascending set"
-            assert 0 < len(kept) < expected.shape[record["axis"]]
-            expected = np.take(expected, kept, axis=record["axis"])
+            kept, axis = record["kept"], record["axis"]
+            for listed in kept if isinstance(kept[0], list) else [kept]:
+                assert listed == sorted(set(listed)), f"{tensor}: kept indices are no ascending set"
+                assert 0 < len(listed) < expected.shape[axis]
+            if isinstance(kept[0], list):  # one list per group: equal blocks along axis 0
+                blocks = np.split(expected, len(kept))
+                expected = np.concatenate([np.take(b, k, axis=axis) for b, k in zip(blocks, kept, strict=True)])
+            else:
+                expected = np.take(expected, kept, axis=axis)
         np.testing.assert_array_equal(new[new_tensor], expected, err_msg=f"{tensor} -> {new_tensor}")
         assert nodes[node].input[i] == new_tensor, f"{node} does not read {new_tensor}"
     for name in set(new) - {cut["new_tensor"] for cut in cuts}:
@@ -224,12 +232,18 @@ def zeroed_original(trace: Trace, rewritten: Rewritten) -> onnx.ModelProto | Non
             continue
         name = node.input[cut.input]
         weight = np.array(old[name] if name in old else _computed(model, name))
-        gone = np.setdiff1d(np.arange(weight.shape[cut.axis]), cut.kept)
-        weight[(slice(None),) * cut.axis + (gone,)] = 0
+        per_group = [k if isinstance(k, tuple) else cut.kept for k in cut.kept[: _groups(cut)]]
+        for block, kept in zip(np.split(weight, _groups(cut)), per_group, strict=True):  # views
+            gone = np.setdiff1d(np.arange(weight.shape[cut.axis]), kept)
+            block[(slice(None),) * cut.axis + (gone,)] = 0
         node.input[cut.input] = f"{name}//zeroed{number}"
         model.graph.initializer.append(numpy_helper.from_array(weight, node.input[cut.input]))
     model.ir_version = max(model.ir_version, 8)
     return model
+
+
+def _groups(cut: CutRecord) -> int:
+    return len(cut.kept) if isinstance(cut.kept[0], tuple) else 1
 
 
 def _inner_axis(node: onnx.NodeProto, i: int, old: Mapping[str, Array], cut: CutRecord) -> int:

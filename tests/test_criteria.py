@@ -24,9 +24,10 @@ from ocnna_onnx.criteria.ocnna import pca_norms, variation
 from ocnna_onnx.criteria.table import RandomCriterion
 from ocnna_onnx.data.open import open_data
 from ocnna_onnx.data.samples import Samples
-from ocnna_onnx.model.session import Runtime, open_session, run, with_outputs
+from ocnna_onnx.model.light import light
+from ocnna_onnx.model.session import Runtime, open_session, run
 from ocnna_onnx.plan.plan import removed_channels
-from ocnna_onnx.plan.select import Cut, excluded, group_scores, select
+from ocnna_onnx.plan.select import Cut, class_scores, excluded, select
 from ocnna_onnx.trace.groups import find_groups
 from ocnna_onnx.trace.types import Trace
 
@@ -118,7 +119,7 @@ def test_scores_on_real_maps() -> None:
     samples = open_data("digits", trace.graph, {}, 6, 0)
     sources = [s for s in trace.sources if trace.free[trace.unit_class[s.units]].any()]
     found = per_image(trace, sources, samples, pca_norms, RUNTIME)
-    tapped = with_outputs(trace.graph.proto, [s.tensor for s in sources])
+    tapped = light(trace.graph.proto, [s.tensor for s in sources])
     with open_session(tapped, RUNTIME, optimize=True) as session:
         outputs = run(session, [s.tensor for s in sources], samples.arrays)
     for source, norms in zip(sources, found, strict=True):
@@ -141,7 +142,7 @@ def test_the_command_removes_what_the_reference_scores_lowest(tmp_path: Path) ->
     samples = open_data("digits", trace.graph, {}, 8, 0)
     layer = trace.sources[1]
     name = trace.graph.names[layer.node]
-    with open_session(with_outputs(trace.graph.proto, [layer.tensor]), RUNTIME) as session:
+    with open_session(light(trace.graph.proto, [layer.tensor]), RUNTIME) as session:
         norms = reference_norms(run(session, [layer.tensor], samples.arrays)[layer.tensor])
     score = norms.std(axis=0) / norms.mean(axis=0)
     assert remove[name] == sorted(np.argsort(score)[: len(score) // 2].tolist())
@@ -335,7 +336,7 @@ def test_members_of_a_group_are_normalised_and_averaged() -> None:
     trace = layer(RESIDUAL, weights(RESIDUAL_SHAPES))
     rng = np.random.default_rng(0)
     scores = {0: rng.random(8), 1: 1000 * rng.random(8), 2: rng.random(6)}
-    found = group_scores(trace, find_groups(trace), scores)
+    found = class_scores(trace.unit_class, trace.sources, scores)
     wanted = (scores[0] / scores[0].mean() + scores[1] / scores[1].mean()) / 2
     np.testing.assert_allclose(by_channel(trace, 0, found), wanted)
     np.testing.assert_allclose(by_channel(trace, 1, found), wanted)
@@ -345,7 +346,7 @@ def test_members_of_a_group_are_normalised_and_averaged() -> None:
 def test_a_member_whose_scores_are_all_zero() -> None:
     trace = layer(RESIDUAL, weights(RESIDUAL_SHAPES))
     scores = {0: np.arange(8.0), 1: np.zeros(8), 2: np.zeros(6)}
-    found = group_scores(trace, find_groups(trace), scores)
+    found = class_scores(trace.unit_class, trace.sources, scores)
     assert np.isfinite(found).all()
     np.testing.assert_allclose(by_channel(trace, 0, found), np.arange(8) / 3.5 / 2)
     assert not by_channel(trace, 2, found).any()
@@ -366,7 +367,7 @@ def test_a_unit_with_several_channels_of_a_layer_takes_their_mean() -> None:
     """
     trace = layer(text, weights({"w1": (3, 1, 3, 3), "w2": (6, 1, 3, 3), "w3": (5, 6)}))
     half, whole = np.array([1.0, 2.0, 3.0]), np.arange(6.0)
-    found = group_scores(trace, find_groups(trace), {0: half, 1: whole})
+    found = class_scores(trace.unit_class, trace.sources, {0: half, 1: whole})
     wanted = (half / half.mean() + (whole[:3] + whole[3:]) / 2 / whole.mean()) / 2
     np.testing.assert_allclose(by_channel(trace, 0, found), wanted)
     np.testing.assert_allclose(by_channel(trace, 1, found), np.tile(wanted, 2))
@@ -451,7 +452,7 @@ def test_excluded_layers_stay() -> None:
     trace = layer(RESIDUAL, weights(RESIDUAL_SHAPES))
     score = np.arange(float(len(trace.free)))
     for patterns, left in ((["right"], {"alone"}), (["alone"], {"left", "right"}), (["re:l"], set()), ([], None)):
-        barred = excluded(trace, patterns)
+        barred = trace.unit_class[excluded(trace, patterns)]
         classes = select(trace, find_groups(trace), score, Cut(ratio=0.5), barred)
         names = set(removed_channels(trace, trace.keep_units(classes)))
         assert names == (left if left is not None else {"left", "right", "alone"})

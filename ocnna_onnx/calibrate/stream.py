@@ -10,7 +10,8 @@ import numpy.typing as npt
 from ..data.samples import Samples
 from ..errors import DataError
 from ..model.graph import AnyArray
-from ..model.session import Runtime, open_session, run, with_outputs
+from ..model.light import light
+from ..model.session import Runtime, open_session, run
 from ..trace.types import Source, Trace
 from .maps import as_maps
 
@@ -41,7 +42,7 @@ def per_image(
     for chunk in chunks:
         parts: Mapping[str, list[FloatArray]] = {s.tensor: [] for s in chunk}
         names = list(parts)
-        with open_session(with_outputs(trace.graph.proto, names), runtime, optimize=True) as session:
+        with open_session(light(trace.graph.proto, names), runtime, optimize=True) as session:
             for feed, valid in samples.batches(batch):
                 outputs = run(session, names, feed)
                 for source in chunk:

@@ -6,18 +6,24 @@ import hashlib
 import os
 import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from math import prod
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 import onnx
 from onnx import TensorProto
+from onnx.helper import tensor_dtype_to_np_dtype
 
 from ..errors import UsageError
+from .light import without_initializers
 from .load import external_files
-from .session import PROTOBUF_LIMIT, weight_bytes
 
+PROTOBUF_LIMIT = 2_000_000_000
+"""Bytes of a protobuf message, with room for the graph."""
+
+PAGE = 4096
 INLINE_BYTES = 1024
 """Tensors up to this size stay in the model file: onnxruntime refuses shape-like constants in external data."""
 
@@ -72,31 +78,29 @@ def save(model: onnx.ModelProto, path: Path, external: bool = False) -> int:
 
 
 def _write(model: onnx.ModelProto, path: Path, external: bool) -> int:
-    if not external and weight_bytes(model) < PROTOBUF_LIMIT:
+    if not external and _weight_bytes(model) < PROTOBUF_LIMIT:
         data = model.SerializeToString(deterministic=True)
         write_atomically(path, lambda stream: stream.write(data))
         return len(data)
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    blobs: list[bytes] = []
+    copy = without_initializers(model)
     digest, offset = hashlib.sha256(), 0
-    moved: list[tuple[TensorProto, int, int]] = []
-    for tensor in copy.graph.initializer:
+    moved: dict[int, tuple[int, int]] = {}  # number of the initializer -> where its bytes start and end
+    for k, tensor in enumerate(model.graph.initializer):
         data = _raw(tensor)
-        if data is None or len(data) <= INLINE_BYTES:
-            continue
-        gap = -offset % 4096
-        blobs.extend((bytes(gap), data))
-        digest.update(data)
-        moved.append((tensor, offset + gap, len(data)))
-        offset += gap + len(data)
+        if data is not None and len(data) > INLINE_BYTES:
+            digest.update(data)
+            start = offset + -offset % PAGE
+            moved[k] = (start, offset := start + len(data))
     location = f"{path.name}.{digest.hexdigest()[:12]}.data"
-    for tensor, start, length in moved:
-        _point_to(tensor, location, start, length)
+    for k, tensor in enumerate(model.graph.initializer):
+        if k in moved:
+            _point_to(copy.graph.initializer.add(), tensor, location, *moved[k])
+        else:
+            copy.graph.initializer.append(tensor)
     body = copy.SerializeToString(deterministic=True)
     beside = path.with_name(location)
     existed = beside.exists()
-    write_atomically(beside, lambda stream: stream.writelines(blobs))
+    write_atomically(beside, lambda stream: stream.writelines(_blobs(model, moved)))
     try:
         write_atomically(path, lambda stream: stream.write(body))
     except UsageError:
@@ -104,6 +108,20 @@ def _write(model: onnx.ModelProto, path: Path, external: bool) -> int:
             beside.unlink()
         raise
     return offset + len(body)
+
+
+def _weight_bytes(model: onnx.ModelProto) -> int:
+    """Bytes of the initializers' data, as an estimate of the serialized size that cannot overflow."""
+    return sum(prod(t.dims) * tensor_dtype_to_np_dtype(t.data_type).itemsize for t in model.graph.initializer)
+
+
+def _blobs(model: onnx.ModelProto, moved: Mapping[int, tuple[int, int]]) -> Iterator[bytes]:
+    """The data file piece by piece: every tensor on a page of its own, one in memory at a time."""
+    offset = 0
+    for k, (start, end) in moved.items():
+        yield bytes(start - offset)
+        yield _raw(model.graph.initializer[k]) or b""
+        offset = end
 
 
 def _raw(tensor: TensorProto) -> bytes | None:
@@ -114,13 +132,13 @@ def _raw(tensor: TensorProto) -> bytes | None:
     return np.ascontiguousarray(onnx.numpy_helper.to_array(tensor)).tobytes()
 
 
-def _point_to(tensor: TensorProto, location: str, offset: int, length: int) -> None:
-    kept = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims, doc_string=tensor.doc_string)
-    kept.metadata_props.extend(tensor.metadata_props)
-    kept.data_location = TensorProto.EXTERNAL
-    for key, value in (("location", location), ("offset", str(offset)), ("length", str(length))):
-        kept.external_data.add(key=key, value=value)
-    tensor.CopyFrom(kept)
+def _point_to(copy: TensorProto, tensor: TensorProto, location: str, start: int, end: int) -> None:
+    copy.name, copy.data_type, copy.doc_string = tensor.name, tensor.data_type, tensor.doc_string
+    copy.dims.extend(tensor.dims)
+    copy.metadata_props.extend(tensor.metadata_props)
+    copy.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", location), ("offset", str(start)), ("length", str(end - start))):
+        copy.external_data.add(key=key, value=value)
 
 
 def _umask() -> int:

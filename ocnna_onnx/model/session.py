@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import onnx
 
 from ..errors import ModelError, UsageError
 from .graph import AnyArray
+from .light import Light, light
 
 if TYPE_CHECKING:
     import onnxruntime
-
-PROTOBUF_LIMIT = 2_000_000_000
 
 
 @dataclass(frozen=True)
@@ -39,14 +35,9 @@ def check_providers(names: Sequence[str]) -> None:
             raise UsageError(f"providers: {name} is not available here ({', '.join(available)})")
 
 
-def weight_bytes(model: onnx.ModelProto) -> int:
-    """Bytes of the initializers' data, as an estimate of the serialized size that cannot overflow."""
-    return sum(len(t.raw_data) or 8 * int(np.prod(t.dims, dtype=np.int64)) for t in model.graph.initializer)
-
-
 @contextmanager
 def open_session(
-    model: onnx.ModelProto, runtime: Runtime, optimize: bool = False
+    model: onnx.ModelProto | Light, runtime: Runtime, optimize: bool = False
 ) -> Iterator[onnxruntime.InferenceSession]:
     """A session on an in-memory model. `optimize=False` keeps every node as written (no fusion, no reordering).
 
@@ -60,21 +51,15 @@ def open_session(
     options.inter_op_num_threads = 1
     level = ort.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
-    with ExitStack() as stack:
-        try:
-            if weight_bytes(model) < PROTOBUF_LIMIT:
-                session = ort.InferenceSession(model.SerializeToString(), options, providers=list(runtime.providers))
-            else:
-                folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="ocnna-onnx-"))
-                path = Path(folder) / "model.onnx"
-                copy = onnx.ModelProto()
-                copy.CopyFrom(model)
-                onnx.save_model(copy, str(path), save_as_external_data=True, location="model.data")
-                del copy
-                session = ort.InferenceSession(str(path), options, providers=list(runtime.providers))
-        except Exception as error:  # onnxruntime raises a dozen unrelated types
-            raise ModelError(f"onnxruntime cannot open the model: {first_line(error)}") from error
-        yield session
+    opened = model if isinstance(model, Light) else light(model)
+    values = [ort.OrtValue.ortvalue_from_numpy(array) for array in opened.weights.values()]  # they share its memory
+    try:
+        options.add_external_initializers(list(opened.weights), values)
+        proto = opened.proto.SerializeToString()
+        session = ort.InferenceSession(proto, options, providers=list(runtime.providers))
+    except Exception as error:  # onnxruntime raises a dozen unrelated types
+        raise ModelError(f"onnxruntime cannot open the model: {first_line(error)}") from error
+    yield session
 
 
 def run(
@@ -85,16 +70,6 @@ def run(
         return dict(zip(outputs, session.run(list(outputs), dict(feed)), strict=True))
     except Exception as error:
         raise ModelError(f"onnxruntime cannot run the model: {first_line(error)}") from error
-
-
-def with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
-    """A copy of the model whose outputs are these tensors."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    del copy.graph.output[:]
-    known = {o.name: o for o in model.graph.output}
-    copy.graph.output.extend(known.get(n, onnx.ValueInfoProto(name=n)) for n in names)
-    return copy
 
 
 def first_line(error: BaseException) -> str:

@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from ..errors import ModelError, ShapeNeeded, UsageError
 from .constants import Constants
 from .graph import AnyArray, Graph, dims
+from .light import light, outline
 from .session import Runtime, open_session, run
 
 Shape = tuple[int, ...]
@@ -183,11 +184,7 @@ def _skeleton(graph: Graph, feeds: Mapping[str, Shape], known: Mapping[str, AnyA
         if int(np.prod(tensor.dims, dtype=np.int64)) <= SMALL:
             model.graph.initializer.append(tensor)
         else:
-            light = model.graph.initializer.add()
-            light.name, light.data_type = tensor.name, tensor.data_type
-            light.dims.extend(tensor.dims)
-            light.data_location = TensorProto.EXTERNAL
-            light.external_data.add(key="location", value="none")
+            outline(model.graph, tensor)
     return model
 
 
@@ -216,12 +213,10 @@ def _executed(graph: Graph, feeds: Mapping[str, Shape], runtime: Runtime) -> tup
     names = [n for node in graph.nodes if node.op_type not in SEQUENCE_OPS for n in node.output if n]
     dtype = _types(graph, names, runtime)
     names = [n for n in names if n in dtype]
-    model = onnx.ModelProto()
-    model.CopyFrom(graph.proto)
-    del model.graph.output[:]
+    model = light(graph.proto, [])
     for name in names:
-        model.graph.node.append(helper.make_node("Shape", [name], [_probe_name(name)]))
-        model.graph.output.append(helper.make_tensor_value_info(_probe_name(name), TensorProto.INT64, None))
+        model.proto.graph.node.append(helper.make_node("Shape", [name], [_probe_name(name)]))
+        model.proto.graph.output.append(helper.make_tensor_value_info(_probe_name(name), TensorProto.INT64, None))
     feed = {v.name: np.zeros(feeds[v.name], _numpy_type(v)) for v in graph.inputs}
     with open_session(model, runtime) as session:
         found = run(session, [_probe_name(n) for n in names], feed)
@@ -229,11 +224,7 @@ def _executed(graph: Graph, feeds: Mapping[str, Shape], runtime: Runtime) -> tup
 
 
 def _types(graph: Graph, names: list[str], runtime: Runtime) -> dict[str, int]:
-    model = onnx.ModelProto()
-    model.CopyFrom(graph.proto)
-    del model.graph.output[:]
-    model.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names)
-    with open_session(model, runtime) as session:
+    with open_session(light(graph.proto, names), runtime) as session:
         return {o.name: onnx_type(o.type) for o in session.get_outputs() if o.type.startswith("tensor(")}
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError, UsageError
+from ..trace.coupling import pair
 from ..trace.labels import IntArray
 from ..trace.types import Trace
 
@@ -98,10 +99,13 @@ def removed_channels(trace: Trace, keep: np.ndarray[Any, np.dtype[np.bool_]]) ->
     return found
 
 
-def removed_classes(plan: Plan, trace: Trace) -> IntArray:
-    """The decisions that a plan stands for. Raises DataError where it does not fit the model's coupling."""
+def planned(plan: Plan, trace: Trace) -> tuple[Trace, IntArray]:
+    """The trace with channels of grouped Convs paired as the plan has them, and the decisions that it stands for.
+
+    Raises DataError where the plan does not fit the model's coupling.
+    """
     by_node = {trace.graph.names[s.node]: s for s in trace.sources}
-    asked: list[int] = []
+    asked: list[IntArray] = [np.zeros(0, np.int64)]
     for node, channels in plan.remove.items():
         source = by_node.get(node)
         if source is None:
@@ -109,8 +113,12 @@ def removed_classes(plan: Plan, trace: Trace) -> IntArray:
         if channels and not 0 <= min(channels) <= max(channels) < len(source.units):
             stray = min(channels) if min(channels) < 0 else max(channels)
             raise DataError(f"the plan removes channel {stray} of node '{node}', which has {len(source.units)}")
-        asked.extend(trace.unit_class[source.units[list(channels)]].tolist())
-    classes = np.unique(np.asarray(asked, np.int64))
+        asked.append(source.units[list(channels)])
+    units = np.concatenate(asked)
+    stays = np.ones(len(trace.pairing.base))
+    stays[np.isin(trace.pairing.base, trace.pairing.base[units])] = 0
+    trace = pair(trace, stays)
+    classes = np.unique(trace.unit_class[units])
     walled = classes[~trace.free[classes]]
     listed = removed_channels(trace, trace.keep_units(classes))
     for node in listed:
@@ -129,7 +137,7 @@ def removed_classes(plan: Plan, trace: Trace) -> IntArray:
     if len(walled):
         source = next(s for s in trace.sources if np.isin(trace.unit_class[s.units], walled).any())
         raise DataError(f"the plan removes channels of node '{trace.graph.names[source.node]}' that cannot go")
-    return classes
+    return trace, classes
 
 
 def _some(channels: tuple[int, ...]) -> str:

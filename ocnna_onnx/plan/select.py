@@ -14,7 +14,7 @@ import numpy.typing as npt
 from ..errors import UsageError
 from ..trace.groups import Group
 from ..trace.labels import IntArray
-from ..trace.types import Trace
+from ..trace.types import Source, Trace
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -28,16 +28,18 @@ class Cut:
     min_channels: int = 1
 
 
-def group_scores(trace: Trace, groups: Sequence[Group], scores: Mapping[int, FloatArray]) -> FloatArray:
+def class_scores(unit_class: IntArray, sources: Sequence[Source], scores: Mapping[int, FloatArray]) -> FloatArray:
     """One score per class, [classes]: each member layer's scores are divided by their mean, and averaged.
 
-    scores: source number -> [channels]. A class that has several channels of a layer takes their mean there first.
+    unit_class: int64 [units + 1]. scores: number of the source -> [channels]. A class that has several channels of a
+    layer takes their mean there first.
     """
-    total, members = np.zeros(len(trace.free)), np.zeros(len(trace.free))
+    size = int(unit_class.max(initial=0)) + 1
+    total, members = np.zeros(size), np.zeros(size)
     for number, score in scores.items():
         mean = float(score.mean())
         normal = score / mean if mean > 0 else score
-        classes = trace.unit_class[trace.sources[number].units]
+        classes = unit_class[sources[number].units]
         count = np.bincount(classes, minlength=len(total))
         present = count > 0
         total[present] += (np.bincount(classes, normal, minlength=len(total)) / np.maximum(count, 1))[present]
@@ -80,13 +82,13 @@ def _spare_emptied(trace: Trace, removed: IntArray, score: FloatArray) -> IntArr
 
 
 def excluded(trace: Trace, patterns: Sequence[str], operators: Sequence[str] = ()) -> IntArray:
-    """Classes with a channel made by a node whose name matches a glob (or `re:` regular expression), or whose
+    """Units of channels made by a node whose name matches a glob (or `re:` regular expression), or whose
     operator is listed. Raises UsageError for a broken regular expression."""
     found: list[IntArray] = [np.zeros(0, np.int64)]
     for source in trace.sources:
         name, op = trace.graph.names[source.node], trace.graph.nodes[source.node].op_type
         if op in operators or any(matches(name, p) for p in patterns):
-            found.append(trace.unit_class[source.units])
+            found.append(source.units)
     return np.unique(np.concatenate(found))
 
 

@@ -39,10 +39,13 @@ def relative_error(a: AnyArray, b: AnyArray, axes: Iterable[int], floor: float =
         return float("inf")
     if not a.size:
         return 0.0
-    a64, b64 = a.astype(np.float64), b.astype(np.float64)
-    if not np.isfinite(a64).all():
-        return float("inf")
-    difference, size = np.abs(a64 - b64), np.abs(b64)
+    wide = np.float64 if a.dtype == np.float64 else np.float32  # close numbers subtract exactly in fp32 too
+    difference, size = np.subtract(a, b, dtype=wide), np.abs(b, dtype=wide)
+    if not np.isfinite(difference).all():
+        if not np.isfinite(a.astype(wide)).all():
+            return float("inf")
+        difference = np.subtract(a, b, dtype=np.float64)  # both are finite: the difference is beyond fp32
+    np.abs(difference, out=difference)
     whole = float(size.max())
     worst = float(difference.max()) / max(whole, TINY)
     for axis in {axis % a.ndim for axis in axes if a.ndim}:

@@ -15,6 +15,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from ..model.graph import AnyArray
+from ..model.light import Light
 from ..model.session import Runtime, open_session, run
 from ..trace.kept import Kept
 from .compare import relative_error
@@ -26,9 +27,10 @@ class LocalProver:
     """The consumers of an original and a pruned model, with what arrives at their operands on one feed."""
 
     kept: Kept
-    pruned: onnx.ModelProto
     runtime: Runtime
     arriving: tuple[Mapping[str, AnyArray], Mapping[str, AnyArray]]
+    small: Mapping[str, onnx.NodeProto]
+    """The pruned model's node by output."""
 
     def error(self, node: int, i: int, scale: float) -> tuple[float, float, float]:
         """(relative error of the pruned against the silenced consumer, what silencing changes, what the kept channels
@@ -36,7 +38,7 @@ class LocalProver:
         graph = self.kept.trace.graph
         original = graph.nodes[node]
         output = original.output[0]
-        small = next(n for n in self.pruned.graph.node if output in n.output)
+        small = self.small[output]
         noise, mask, few = _numbers(self.kept, original.input[i], scale)
         operand = self.kept.trace.masks[(node, i)]
         before, after = self.arriving
@@ -74,22 +76,23 @@ class LocalProver:
 
 
 def local_prover(
-    kept: Kept, pruned: onnx.ModelProto, nodes: list[int], feed: Mapping[str, AnyArray], runtime: Runtime
+    kept: Kept, before: Light, after: Light, nodes: list[int], feed: Mapping[str, AnyArray], runtime: Runtime
 ) -> LocalProver:
     """Run both models once, to know what arrives at all operands of these nodes."""
     graph = kept.trace.graph
     ours = {n for node in nodes for n in graph.nodes[node].input if n}
     outputs = {graph.nodes[node].output[0] for node in nodes}
-    theirs = {n for node in pruned.graph.node if outputs & set(node.output) for n in node.input if n}
-    return LocalProver(
-        kept, pruned, runtime, (_arriving(graph.proto, ours, feed, runtime), _arriving(pruned, theirs, feed, runtime))
-    )
+    small = {name: node for node in after.proto.graph.node for name in outputs & set(node.output)}
+    theirs = {n for node in small.values() for n in node.input if n}
+    arriving = (_arriving(before, ours, feed, runtime), _arriving(after, theirs, feed, runtime))
+    return LocalProver(kept, runtime, arriving, small)
 
 
-def _arriving(
-    model: onnx.ModelProto, names: set[str], feed: Mapping[str, AnyArray], runtime: Runtime
-) -> dict[str, AnyArray]:
-    stored = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer if t.name in names}
+def _arriving(model: Light, names: set[str], feed: Mapping[str, AnyArray], runtime: Runtime) -> dict[str, AnyArray]:
+    inline = (t for t in model.proto.graph.initializer if t.name in names and t.name not in model.weights)
+    stored = {t.name: numpy_helper.to_array(t) for t in inline} | {
+        n: model.weights[n] for n in names & model.weights.keys()
+    }
     made = [n for n in names if n not in stored and n not in feed]
     return {
         **{n: feed[n] for n in names if n in feed},

@@ -11,6 +11,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from ..errors import ModelError
+from ..model.light import Light, light
 from ..trace.labels import BoolArray, spread
 from ..trace.types import Trace
 
@@ -34,7 +35,7 @@ def _without_repetition(mask: BoolArray) -> BoolArray:
     return mask
 
 
-def masked_original(trace: Trace, keep: BoolArray) -> onnx.ModelProto:
+def masked_original(trace: Trace, keep: BoolArray) -> Light:
     """The original with `Where(keep, x, 0)` in front of every operator that mixes channels.
 
     `Where`, because Inf · 0 is NaN; before opset 9, which has no Where, `Mul`. Raises ModelError before opset 7.
@@ -44,9 +45,8 @@ def masked_original(trace: Trace, keep: BoolArray) -> onnx.ModelProto:
             f"the model's opset {trace.graph.opset} is older than {MUL_OPSET}, the oldest that can be proven; "
             "convert it first (onnx.version_converter)"
         )
-    copy = onnx.ModelProto()  # graphsurgeon shares tensors with what it imports, and renames them
-    copy.CopyFrom(trace.graph.proto)
-    graph = gs.import_onnx(copy)
+    original = light(trace.graph.proto)
+    graph = gs.import_onnx(original.proto)
     nodes = list(graph.nodes)
     for index, i in trace.masks:
         tensor = trace.graph.nodes[index].input[i]
@@ -62,7 +62,7 @@ def masked_original(trace: Trace, keep: BoolArray) -> onnx.ModelProto:
     graph.toposort(recurse_subgraphs=False)
     model: onnx.ModelProto = gs.export_onnx(graph, do_type_check=False)
     model.ir_version = max(trace.graph.proto.ir_version, ORACLE_IR)
-    return model
+    return Light(model, original.weights)
 
 
 def _silence(

@@ -12,6 +12,7 @@ import onnx
 from ..errors import ModelError, ProofFailed
 from ..model.constants import RANDOM_OPS
 from ..model.graph import AnyArray, bodies
+from ..model.light import Light, light
 from ..model.session import Runtime
 from ..trace.groups import Group
 from ..trace.kept import Kept
@@ -89,8 +90,9 @@ class _Models:
     """The three that are compared, and what they are compared at."""
 
     kept: Kept
-    oracle: onnx.ModelProto
-    pruned: onnx.ModelProto
+    original: Light
+    oracle: Light
+    pruned: Light
     runtime: Runtime
     rtol: float | None
     taps: Mapping[str, Sequence[int]]
@@ -138,8 +140,8 @@ def prove(
     if (random := _random_node(trace.graph.proto)) is not None:
         raise ProofFailed(f"node '{random[0]}': {random[1]}, so nothing can be proven", random[0])
     cut = [g for g in groups if any(not kept.keep[trace.sources[s].units].all() for s in g.sources)]
-    oracle, quantized = masked_original(trace, kept.keep), _behind_quantizers(trace)
-    models = _Models(kept, oracle, pruned, runtime, rtol, group_taps(trace, cut), quantized)
+    three = (light(trace.graph.proto), masked_original(trace, kept.keep), light(pruned))
+    models = _Models(kept, *three, runtime, rtol, group_taps(trace, cut), _behind_quantizers(trace))
     found = _Findings()
     silent = {g.id for g in cut}
     used: list[Feed] = []
@@ -188,7 +190,7 @@ def _random_node(model: onnx.ModelProto) -> tuple[str, str] | None:
 def _runs_in_shape(models: _Models, feed: Feed, found: _Findings) -> Proof | None:
     """A failed Proof where the pruned model does not run, or some tensor has not the predicted shape."""
     try:
-        wrong = wrong_shape(models.kept, models.pruned, feed.values, models.runtime)
+        wrong = wrong_shape(models.kept, models.original, models.pruned, feed.values, models.runtime)
     except ModelError as error:
         found.error = float("inf")
         node = failing_node(models.pruned, feed.values, models.runtime)
@@ -206,7 +208,7 @@ def _compare_on(models: _Models, feed: Feed, found: _Findings) -> Proof | None:
     trace, kept = models.kept.trace, models.kept
     found.samples += trace.shapes.batch
     for names in chunks(trace, list(models.taps)):
-        plain = run_taps(trace.graph.proto, names, feed.values, models.runtime)
+        plain = run_taps(models.original, names, feed.values, models.runtime)
         masked = run_taps(models.oracle, names, feed.values, models.runtime)
         small = run_taps(models.pruned, names, feed.values, models.runtime)
         fused: dict[str, AnyArray] = {}
@@ -256,7 +258,7 @@ def _unproven_locally(models: _Models, groups: Sequence[Group], feed: Feed | Non
         return None  # nothing reads them
     if feed is None:
         return groups[0]
-    prover = local_prover(models.kept, models.pruned, nodes, feed.values, models.runtime)
+    prover = local_prover(models.kept, models.original, models.pruned, nodes, feed.values, models.runtime)
     for group in groups:
         for node, i in places[group.id]:
             tolerance = models.tolerance(trace.graph.nodes[node].output[0])

@@ -6,12 +6,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
-import onnx
 from onnx import TensorProto, helper
 
 from ..errors import ModelError
 from ..model.graph import AnyArray
-from ..model.session import Runtime, open_session, run, with_outputs
+from ..model.light import Light, light
+from ..model.session import Runtime, open_session, run
 from ..trace.groups import Group
 from ..trace.kept import Kept
 from ..trace.labels import Shape
@@ -24,10 +24,10 @@ SHAPE_SUFFIX = "//shape"
 
 
 def run_taps(
-    model: onnx.ModelProto, names: Sequence[str], feed: Mapping[str, AnyArray], runtime: Runtime, optimize: bool = False
+    model: Light, names: Sequence[str], feed: Mapping[str, AnyArray], runtime: Runtime, optimize: bool = False
 ) -> dict[str, AnyArray]:
     """Run once, reading these tensors. Unless `optimize`, every node runs as written."""
-    with open_session(with_outputs(model, names), runtime, optimize) as session:
+    with open_session(light(model, names), runtime, optimize) as session:
         return run(session, names, feed)
 
 
@@ -63,14 +63,14 @@ def chunks(trace: Trace, names: Sequence[str]) -> Iterator[list[str]]:
 
 
 def wrong_shape(
-    kept: Kept, pruned: onnx.ModelProto, feed: Mapping[str, AnyArray], runtime: Runtime
+    kept: Kept, original: Light, pruned: Light, feed: Mapping[str, AnyArray], runtime: Runtime
 ) -> tuple[str, Shape, Shape] | None:
     """The first tensor whose shape in the pruned model is not that of the original without what went: (name, that,
     actual). Both are run: sizes may depend on data (NonMaxSuppression), and inference may err."""
-    made = {o for node in pruned.graph.node for o in node.output if o}
+    made = {o for node in pruned.proto.graph.node for o in node.output if o}
     graph, ahead = kept.trace.graph, kept.trace.constants.ahead
     names = [n for n in kept.shapes() if n in made and n in graph.producer and n not in ahead]
-    before, after = (_shapes(model, names, feed, runtime) for model in (graph.proto, pruned))
+    before, after = (_shapes(model, names, feed, runtime) for model in (original, pruned))
     for name in names:
         expected = list(before[name])
         for axis, stays in kept.changed_axes(name).items():
@@ -80,29 +80,26 @@ def wrong_shape(
     return None
 
 
-def _shapes(
-    model: onnx.ModelProto, names: Sequence[str], feed: Mapping[str, AnyArray], runtime: Runtime
-) -> dict[str, Shape]:
-    probed = with_outputs(model, [])
+def _shapes(model: Light, names: Sequence[str], feed: Mapping[str, AnyArray], runtime: Runtime) -> dict[str, Shape]:
+    probed = light(model, [])
     for name in names:
-        probed.graph.node.append(helper.make_node("Shape", [name], [name + SHAPE_SUFFIX]))
-        probed.graph.output.append(helper.make_tensor_value_info(name + SHAPE_SUFFIX, TensorProto.INT64, None))
+        probed.proto.graph.node.append(helper.make_node("Shape", [name], [name + SHAPE_SUFFIX]))
+        probed.proto.graph.output.append(helper.make_tensor_value_info(name + SHAPE_SUFFIX, TensorProto.INT64, None))
     with open_session(probed, runtime) as session:
         found = run(session, [n + SHAPE_SUFFIX for n in names], feed)
     return {n: tuple(int(s) for s in found[n + SHAPE_SUFFIX]) for n in names}
 
 
-def failing_node(model: onnx.ModelProto, feed: Mapping[str, AnyArray], runtime: Runtime) -> str:
+def failing_node(model: Light, feed: Mapping[str, AnyArray], runtime: Runtime) -> str:
     """The name (or first output) of the node at which onnxruntime refuses the model; '' where it does not say."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
+    copy = light(model)
     names = {}
-    for k, node in enumerate(copy.graph.node):
+    for k, node in enumerate(copy.proto.graph.node):
         names[f"at-{k}-"] = node.name or next(filter(None, node.output), "")
         node.name = f"at-{k}-"
     try:
         with open_session(copy, runtime) as session:
-            run(session, [o.name for o in copy.graph.output], feed)
+            run(session, [o.name for o in model.proto.graph.output], feed)
     except ModelError as error:
         return next((names[m] for m in re.findall(r"at-\d+-", str(error.__cause__ or error))), "")
     return ""

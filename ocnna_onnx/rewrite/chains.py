@@ -12,7 +12,7 @@ import onnx
 from ..model.graph import attribute, is_standard
 from ..trace.labels import BoolArray, Shape
 from ..trace.rules.elementwise import NARY, UNARY
-from .constants import Kept
+from .constants import Kept, length
 from .editor import Editor
 
 Leaf = Callable[[int, int, str, Kept, bool], str]
@@ -71,7 +71,7 @@ def push_back(editor: Editor, name: str, axes: Kept, leaf: Leaf, before: int, in
         edited.input[position] = stored
         editor.note(index, f"input {position}", None if old is None else old.tolist(), literal, stored)
     out = trace.shapes.shape[name]
-    editor.computed_shapes[edited.output[0]] = tuple(int(axes[a].sum()) if a in axes else s for a, s in enumerate(out))
+    editor.computed_shapes[edited.output[0]] = tuple(length(axes[a]) if a in axes else s for a, s in enumerate(out))
     return str(edited.output[0])
 
 
@@ -94,6 +94,8 @@ def _demands(editor: Editor, index: int, axes: Kept) -> dict[int, Kept] | None:
     if not is_standard(node) or any(n and n not in shape for n in (*node.input, *node.output)):
         return None
     op, out = node.op_type, shape[node.output[0]]
+    if any(m.ndim > 1 for m in axes.values()) and not _keeps_groups(op, [shape[n] for n in node.input if n], out):
+        return None
     if op == "Transpose":
         perm = attribute(node, "perm", range(len(out))[::-1])
         return {0: {int(perm[a]): m for a, m in axes.items()}}
@@ -112,11 +114,19 @@ def _demands(editor: Editor, index: int, axes: Kept) -> dict[int, Kept] | None:
     return None
 
 
+def _keeps_groups(op: str, operands: list[Shape], out: Shape) -> bool:
+    """Whether the blocks of a grouped kernel are the same in front of an operator: it works position by position, on
+    operands of the whole shape or without the axis that is cut per group."""
+    if op in QUANTIZERS:
+        return True
+    return op in (*UNARY, *NARY, "Dropout") and all(s == out or prod(s) == 1 for s in operands)
+
+
 def _quantizer(node: onnx.NodeProto, x: Shape, operands: list[Shape], axes: Kept) -> dict[int, Kept] | None:
     """Codes as the result; scale and zero point along the quantized axis. Blocks are not followed."""
-    if attribute(node, "block_size", 0):
-        return None
     axis = int(attribute(node, "axis", 1)) % max(1, len(x))
+    if attribute(node, "block_size", 0) or (axis in axes and axes[axis].ndim > 1):
+        return None
     found = {0: axes}
     for k, shape in enumerate(operands[1:], 1):
         if prod(shape) > 1 and axis in axes:
@@ -152,4 +162,4 @@ def _target_shape(editor: Editor, index: int, axes: Kept) -> tuple[int, list[int
     if position is None or len(node.input) <= position:
         return None
     out = trace.shapes.shape[node.output[0]]
-    return position, [int(axes[a].sum()) if a in axes else size for a, size in enumerate(out)]
+    return position, [length(axes[a]) if a in axes else size for a, size in enumerate(out)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import onnx
 from onnx import numpy_helper
 
@@ -16,7 +15,7 @@ from ..trace.labels import BoolArray, Shape
 from ..trace.rules import RULES
 from ..trace.types import Trace
 from .chains import can_push_back, is_computed, push_back
-from .constants import CutRecord, cut_array, operand_cuts, signature
+from .constants import CutRecord, cut_array, indices, operand_cuts, signature
 from .constants import Kept as AxesKept
 from .editor import Editor, Surgery
 from .freeze import freeze_values
@@ -111,7 +110,7 @@ def _cut_constants(editor: Editor) -> list[CutRecord]:
 
 
 def _records(node: str, i: int, root: str, stored: str, axes: AxesKept) -> list[CutRecord]:
-    return [CutRecord(node, i, root, stored, a, tuple(np.flatnonzero(m).tolist())) for a, m in axes.items()]
+    return [CutRecord(node, i, root, stored, a, indices(m)) for a, m in axes.items()]
 
 
 def _value(trace: Trace, name: str) -> AnyArray:

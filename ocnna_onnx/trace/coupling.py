@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from .context import Record
-from .labels import BoolArray, IntArray
-from .types import Choice, Option, Wall
+from .labels import BoolArray, FloatArray, IntArray, Labels
+from .pairing import by_score
+from .types import Choice, Option, Pairing, Source, Trace, Wall
 
 Edge = tuple[IntArray, IntArray]
 """Two arrays of units of equal length that go together pair by pair."""
@@ -23,6 +24,7 @@ class Coupling:
     free: BoolArray
     walls: tuple[Wall, ...]
     chosen: tuple[tuple[Choice, str], ...]
+    pairing: Pairing
 
 
 def couple(record: Record) -> Coupling:
@@ -31,25 +33,59 @@ def couple(record: Record) -> Coupling:
     edges = [(a, b) for a, b in record.joins if len(a)]
     walls = list(record.walls)
     chosen: list[tuple[Choice, str]] = []
+    open_grids: list[tuple[Choice, Option]] = []
+    joined = list(edges)
     for cluster in _clusters(record, _classes(size, edges), size):
-        best, name = _best(cluster, edges, walls, size)
-        edges.extend(best)
-        for choice, option in zip(cluster, name, strict=True):
+        options = _best(cluster, edges, walls, size)
+        edges.extend(e for option in options for e in _edges(option))
+        for choice, option in zip(cluster, options, strict=True):
             chosen.append((choice, option.name))
-            walls.extend(_fixed_rows(choice, option))
-    unit_class = _classes(size, edges)
-    walls.extend(_whole_tensors(record, unit_class))
+            if option.by_count:
+                open_grids.append((choice, option))
+            else:
+                joined.extend(_edges(option))
+                walls.extend(_fixed_rows(choice, option))
+    pairing = Pairing(_classes(size, joined), tuple(open_grids), tuple(walls))
+    found = _settle(record.labels, record.graph.producer, record.sources, pairing, np.zeros(size))
+    return Coupling(*found, tuple(chosen), pairing)
+
+
+def pair(trace: Trace, score: FloatArray) -> Trace:
+    """The same trace with the channels of grouped Convs paired by score: the r-th lowest of every group go together.
+
+    score: float [units + 1], equal for units of one class of `trace.pairing.base`; inf for what is to stay.
+    """
+    if not trace.pairing.grids:
+        return trace
+    unit_class, free, walls = _settle(trace.labels, trace.graph.producer, trace.sources, trace.pairing, score)
+    return replace(trace, unit_class=unit_class, free=free, walls=walls)
+
+
+def _settle(
+    labels: Mapping[str, tuple[Labels, ...]],
+    producer: Mapping[str, int],
+    sources: Sequence[Source],
+    pairing: Pairing,
+    score: FloatArray,
+) -> tuple[IntArray, BoolArray, tuple[Wall, ...]]:
+    """(class of each unit, whether each class is free, walls), with open grids paired by score."""
+    walls = list(pairing.walls)
+    _, first = np.unique(pairing.base, return_index=True)
+    edges: list[Edge] = [(np.arange(len(pairing.base)), first[pairing.base])]
+    for choice, option in by_score(pairing, score):
+        edges.extend(_edges(option))
+        walls.extend(_fixed_rows(choice, option))
+    unit_class = _classes(len(pairing.base), edges)
+    walls.extend(_whole_tensors(labels, producer, unit_class))
     free = np.ones(int(unit_class.max(initial=0)) + 1, bool)
     free[unit_class[0]] = False
     for wall in walls:
         free[unit_class[wall.units]] = False
     real = np.zeros(len(free), bool)
-    for source in record.sources:
+    for source in sources:
         real[unit_class[source.units]] = True
     free &= real  # made-up channels never go alone
-    return Coupling(
-        unit_class, free, tuple(w for w in walls if not len(w.units) or real[unit_class[w.units]].any()), tuple(chosen)
-    )
+    return unit_class, free, tuple(w for w in walls if not len(w.units) or real[unit_class[w.units]].any())
 
 
 def _classes(size: int, edges: Sequence[Edge]) -> IntArray:
@@ -110,9 +146,7 @@ def _clusters(record: Record, unit_class: IntArray, size: int) -> list[list[Choi
     return [[record.choices[c] for c in np.flatnonzero(component == k)] for k in dict.fromkeys(component.tolist())]
 
 
-def _best(
-    cluster: list[Choice], edges: list[Edge], walls: list[Wall], size: int
-) -> tuple[list[Edge], tuple[Option, ...]]:
+def _best(cluster: list[Choice], edges: list[Edge], walls: list[Wall], size: int) -> tuple[Option, ...]:
     """From several starts (all first options, all second ones, …), change one choice at a time while that leaves more
     classes free. Two views of one grid (before and after a Transpose) are one choice."""
     distinct: dict[tuple[bytes, ...], list[int]] = {}
@@ -143,7 +177,7 @@ def _best(
                         score, options, improved = left, trial, True
         if score > best:
             best, found = score, options
-    return [e for o in found for e in _edges(o)], tuple(found)
+    return tuple(found)
 
 
 def _signature(option: Option) -> bytes:
@@ -168,16 +202,18 @@ def _free_classes(
     return int((~fixed[np.unique(classes[units])]).sum())
 
 
-def _whole_tensors(record: Record, unit_class: IntArray) -> list[Wall]:
+def _whole_tensors(
+    labels: Mapping[str, tuple[Labels, ...]], producer: Mapping[str, int], unit_class: IntArray
+) -> list[Wall]:
     """A class that covers a whole axis of some tensor cannot go: nothing would be left of it."""
     found: list[Wall] = []
     walled: set[int] = set()
-    for name, arrays in record.labels.items():
+    for name, arrays in labels.items():
         for x in arrays:
             classes = unit_class[x.array]
             first = int(classes.flat[0])
             if first not in walled and x.array.flat[0] > 0 and (classes == first).all():
                 walled.add(first)
                 reason = "its channels only go all together, which would leave nothing"
-                found.append(Wall(record.graph.producer[name], name, reason, x.units))
+                found.append(Wall(producer[name], name, reason, x.units))
     return found

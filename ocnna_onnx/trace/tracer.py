@@ -56,6 +56,7 @@ def trace(model: onnx.ModelProto, input_shapes: dict[str, Shape] | None = None, 
         chosen=coupling.chosen,
         unit_class=coupling.unit_class,
         free=coupling.free,
+        pairing=coupling.pairing,
     )
 
 

@@ -49,10 +49,15 @@ class Wall:
 
 @dataclass(frozen=True)
 class Option:
-    """One way to keep a grid dense. rows: [n, m] matrices; units of one row go together, a 0 among them walls it."""
+    """One way to keep a grid dense. rows: [n, m] matrices; units of one row go together, a 0 among them walls it.
+
+    by_count: the units of a column may change places, since only their number counts (the channels of one group of a
+    grouped Conv): which of them go together is settled when scores are known.
+    """
 
     name: str
     rows: tuple[IntArray, ...]
+    by_count: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,13 +70,26 @@ class Choice:
 
 
 @dataclass(frozen=True)
+class Pairing:
+    """What is open until scores are known: grids that lose an equal count in every group, whichever channels these are.
+
+    base: int64 [units + 1], the classes before channels of different groups are paired. walls: those that hold however
+    they are paired.
+    """
+
+    base: IntArray
+    grids: tuple[tuple[Choice, Option], ...]
+    walls: tuple[Wall, ...]
+
+
+@dataclass(frozen=True)
 class Trace:
     """Everything the trace of one model found.
 
     labels: tensor -> its label arrays (none: fixed). unit_class: int64 [units + 1], the class (one decision) of each
     unit. free: bool per class, whether no wall touches it. masks: (node, input) places where the proof's oracle
     silences removed units, because the node mixes them into values that stay -> the input that holds what silence is
-    (a zero point), None for 0.
+    (a zero point), None for 0. pairing: how classes may be formed anew (`coupling.pair`).
     """
 
     graph: Graph
@@ -85,6 +103,7 @@ class Trace:
     chosen: tuple[tuple[Choice, str], ...]
     unit_class: IntArray
     free: BoolArray
+    pairing: Pairing
 
     def axis_classes(self) -> dict[bytes, IntArray]:
         """The distinct sets of classes that some label array consists of; of each, one class at least must stay."""

@@ -62,7 +62,7 @@ def trace_conv(n: NodeTrace, operands: Operands = FLOAT) -> None:
 
 
 def _grouped(n: NodeTrace, through: list[Labels], out: Labels | None, groups: int, weight: int) -> None:
-    """Channels lie as (group, channel of the group) on both sides; what goes is whole groups or whole columns."""
+    """Channels lie as (group, channel of the group) on both sides: whole groups go, or an equal count from each."""
     if out is None:  # groups > 1 means at least two outputs: nothing to do for a malformed node
         n.wall(through, "grouped Conv with a single output channel")
         return
@@ -77,7 +77,7 @@ def _grouped(n: NodeTrace, through: list[Labels], out: Labels | None, groups: in
         n.join_units(units, ins, "a depthwise Conv of channels that are fixed")
     else:
         whole = Option("(g c) -> whole groups g", (np.concatenate([grid_in, grid_out], axis=1),))
-        columns = Option("(g c) -> the same c in every group", (grid_in.T.copy(), grid_out.T.copy()))
+        columns = Option("(g c) -> an equal count in every group", (grid_in.T.copy(), grid_out.T.copy()), by_count=True)
         n.choose([whole, columns])
     if n.op == "ConvTranspose":
         n.cut(weight, 0, lb.along(ins, 0, ins.shape), 0)
