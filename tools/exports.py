@@ -130,8 +130,11 @@ def randomize(net: nn.Module) -> None:
     seen = set()
     for module in net.modules():
         if isinstance(module, nn.Conv2d | nn.Conv3d | nn.Linear):
-            gain = float(module.weight.std() * module.weight[0].numel() ** 0.5)
-            if 0 < gain < 0.5:
+            fan_in = module.weight[0].numel()
+            gain = float(module.weight.std() * fan_in**0.5)
+            if gain == 0:
+                module.weight.normal_(std=fan_in**-0.5)
+            elif gain < 0.5:
                 module.weight.div_(gain)
             if module.bias is not None:
                 module.bias.normal_(std=0.1)
@@ -204,7 +207,10 @@ def activations(net: nn.Module, x: Tensor) -> dict[str, Tensor]:
 def check(net: nn.Module, shape: tuple[int, ...]) -> None:
     """Raise if an activation explodes or vanishes, or if the output hardly depends on the input."""
     found = activations(net, torch.randn(2, *shape, generator=torch.Generator().manual_seed(SEED)))
+    lone = {key for key, m in net.named_modules() if isinstance(m, nn.LayerNorm) and m.normalized_shape == (1,)}
     for key, value in found.items():
+        if key in lone:
+            continue  # the norm of one number is constant
         top, spread = float(value.abs().max()), float(value.std())
         if not (top < 1e4 and spread > 1e-4):
             raise ValueError(f"activation {key!r}: largest {top:.3g}, standard deviation {spread:.3g}")
