@@ -87,7 +87,7 @@ def inspect(
     """
     loaded = load(model, base_folder)
     runtime = runtime_settings(providers, threads)
-    traced = trace_model(loaded.proto, dict(input_shapes or {}), runtime)
+    traced = trace_model(loaded.model, dict(input_shapes or {}), runtime)
     return inspection(traced, loaded.name)
 
 
@@ -221,13 +221,13 @@ def _open(
     timings: dict[str, float] = {}
     started = time.perf_counter()
     loaded = load(model, base_folder)
-    with open_session(loaded.proto, runtime):
+    with open_session(loaded.model, runtime):
         pass
     timings["load"] = time.perf_counter() - started
     given = dict(input_shapes or {})
     samples = open_data(data, Graph(loaded.proto), given, count, seed)
     started = time.perf_counter()
-    traced = trace_model(loaded.proto, probe_shapes(samples, given), runtime)
+    traced = trace_model(loaded.model, probe_shapes(samples, given), runtime)
     timings["trace"] = time.perf_counter() - started
     return _Job(loaded, traced, find_groups(traced), samples, runtime, progress, timings)
 
@@ -299,7 +299,7 @@ def _carry_out(job: _Job, plan: Plan, keep: BoolArray, seed: int, rtol: float | 
     started = time.perf_counter()
     judged = job.samples.evaluation or job.samples
     agreement = evaluate(
-        job.loaded.proto,
+        job.loaded.model,
         rewritten.model,
         judged,
         batch_size(job.trace, judged),

@@ -16,6 +16,7 @@ from .data.open import open_data
 from .data.samples import probe_shapes
 from .errors import DataError, ProofFailed
 from .model.graph import Graph
+from .model.light import Light
 from .model.load import load
 from .model.session import open_session
 from .model.shapes import Shape
@@ -72,13 +73,13 @@ def check(
     """Repeat proof and agreement. Raises ProofFailed where the two do not belong together or the proof fails."""
     runtime = runtime_settings(providers, threads, samples, seed, rtol)
     before, after = load(original, base_folder), load(pruned, base_folder)
-    with open_session(after.proto, runtime):
+    with open_session(after.model, runtime):
         pass
     given = dict(input_shapes or {})
     chosen = open_data(data, Graph(before.proto), given, samples, seed)
     given = probe_shapes(chosen, given)
     plans = _plans(plan, before.sha256, after.proto)
-    current = before.proto
+    current: onnx.ModelProto | Light = before.model
     for number, step in enumerate(plans):
         traced = trace_model(current, given, runtime)
         try:
@@ -87,9 +88,9 @@ def check(
             raise ProofFailed(f"the files do not belong together: {error}") from error
         rewritten = rewrite(traced, traced.keep_units(classes))
         final = number == len(plans) - 1
-        changed = _differences(rewritten.model, after.proto) if final else ()
+        changed = _differences(rewritten.model, after.model) if final else ()
         # changed weights are somebody's repair: what can be proven is the surgery they started from
-        subject = after.proto if final and not changed else rewritten.model
+        subject = after.model if final and not changed else rewritten.model
         progress("prove", number, len(plans))
         feeds = proof_feeds(traced, chosen, seed)
         proof = prove(rewritten.kept, subject, find_groups(traced), feeds, runtime, rtol)
@@ -98,7 +99,7 @@ def check(
         current = rewritten.model
     progress("prove", len(plans), len(plans))
     judged = chosen.evaluation or chosen
-    agreement = evaluate(before.proto, after.proto, judged, batch_size(traced, judged), runtime)
+    agreement = evaluate(before.model, after.model, judged, batch_size(traced, judged), runtime)
     return CheckResult(proof, len(plans), changed, agreement, judged.source)
 
 
@@ -118,9 +119,9 @@ def _plans(plan: Plan | str | os.PathLike[str] | None, sha256: str, pruned: onnx
     return [plan_from_json(entry["plan"], "the stamp") for entry in stamp[start:]]
 
 
-def _differences(expected: onnx.ModelProto, actual: onnx.ModelProto) -> tuple[str, ...]:
+def _differences(expected: onnx.ModelProto, actual: Light) -> tuple[str, ...]:
     """Initializers whose values differ. Raises ProofFailed where more than values differs."""
-    wanted, found = Graph(expected), Graph(actual)
+    wanted, found = Graph(expected), Graph(actual.proto, actual.weights)
     if len(wanted.nodes) != len(found.nodes):
         raise ProofFailed(f"PRUNED has {len(found.nodes)} nodes, the plan gives {len(wanted.nodes)}")
     for name, a, b in zip(wanted.names, wanted.nodes, found.nodes, strict=True):
@@ -135,8 +136,8 @@ def _differences(expected: onnx.ModelProto, actual: onnx.ModelProto) -> tuple[st
         other = found.initializers[name]
         if list(tensor.dims) != list(other.dims) or tensor.data_type != other.data_type:
             raise ProofFailed(f"'{name}' of PRUNED has shape {list(other.dims)}, the plan gives {list(tensor.dims)}")
-        value = onnx.numpy_helper.to_array(other)
-        if onnx.numpy_helper.to_array(tensor).tobytes() != value.tobytes():
+        value = found.array(name)
+        if wanted.array(name).tobytes() != value.tobytes():
             if value.dtype.kind in "fV" and not np.isfinite(value.astype(np.float64)).all():
                 raise ProofFailed(f"'{name}' of PRUNED holds NaN or infinite values")
             changed.append(name)

@@ -184,7 +184,8 @@ def redo_cuts(
     Constants that no record names must be as they were, and new ones stand in `rewrites` (integers steer the graph).
     """
     old, new = tensors(original), tensors(pruned)
-    nodes = {name: node for node in pruned.graph.node for name in (node.name, *node.output) if name}
+    nodes = {name: node for node in pruned.graph.node for name in node.output}
+    nodes |= {node.name: node for node in pruned.graph.node if node.name}
     places: dict[tuple[str, int, str, str], list[Mapping[str, Any]]] = {}
     for cut in cuts:
         places.setdefault((cut["node"], cut["input"], cut["tensor"], cut["new_tensor"]), []).append(cut)

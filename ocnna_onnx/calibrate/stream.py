@@ -42,7 +42,7 @@ def per_image(
     for chunk in chunks:
         parts: Mapping[str, list[FloatArray]] = {s.tensor: [] for s in chunk}
         names = list(parts)
-        with open_session(light(trace.graph.proto, names), runtime, optimize=True) as session:
+        with open_session(light(trace.graph.model, names), runtime, optimize=True) as session:
             for feed, valid in samples.batches(batch):
                 outputs = run(session, names, feed)
                 for source in chunk:

@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 
 from ..model.graph import AnyArray, attribute
 from ..trace.types import Source, Trace
 
 FloatArray = npt.NDArray[np.float64]
+
+QUANTIZED: dict[tuple[str, int], tuple[int | None, int | None]] = {
+    **dict.fromkeys((("QLinearConv", 3), ("QLinearMatMul", 3), ("QGemm", 3)), (4, 5)),
+    ("QLinearMatMul", 0): (1, 2),
+    **dict.fromkeys((("ConvInteger", 1), ("MatMulInteger", 1)), (None, 3)),
+    ("MatMulInteger", 0): (None, 2),
+    ("MatMulIntegerToFloat", 0): (2, 4),
+    ("MatMulIntegerToFloat", 1): (3, 5),
+    ("DynamicQuantizeMatMul", 1): (2, 3),
+}
+"""(operator, its operand that holds the weight's codes) -> the operands that hold their scale and zero point."""
 
 
 def filters(trace: Trace, source: Source) -> FloatArray:
@@ -20,20 +32,36 @@ def filters(trace: Trace, source: Source) -> FloatArray:
         groups = int(attribute(node, "group", 1))
         grouped = weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], -1)
         matrix = grouped.transpose(0, 2, 1, 3).reshape(channels, -1)
-    elif node.op_type == "Gemm":
-        weight = _value(trace, node.input[1])
-        matrix = weight if attribute(node, "transB", 0) else weight.T
-    elif node.op_type == "MatMul":
-        right = node.input[1] in trace.constants.fixed
-        weight = _value(trace, node.input[1 if right else 0])
-        matrix = np.moveaxis(weight, -1 if right else -2, 0).reshape(channels, -1)
-    elif node.op_type == "QLinearConv":  # codes, scaled as the layer scales them
-        codes, zero = _value(trace, node.input[3]), np.asarray(_value(trace, node.input[5]), np.float64)
-        scale = np.asarray(_value(trace, node.input[4]), np.float64)
-        matrix = (codes.reshape(channels, -1) - zero.reshape(-1, 1)) * scale.reshape(-1, 1)
     else:
-        matrix = _value(trace, node.input[1]).reshape(channels, -1)
+        i, axis = _weight(trace, source)
+        matrix = np.moveaxis(_value(trace, node.input[i]), axis, 0).reshape(channels, -1)
+        scale, zero = (_per_filter(trace, node, k, channels) for k in QUANTIZED.get((node.op_type, i), (None, None)))
+        if zero is not None:
+            matrix = matrix - zero
+        if scale is not None:
+            matrix = matrix * scale
     return np.asarray(np.asarray(matrix, np.float64) * _batch_norm_scale(trace, source)[:, None])
+
+
+def _weight(trace: Trace, source: Source) -> tuple[int, int]:
+    """(operand, axis) of the weight that makes the channels of a source: what is cut along with them."""
+    units = np.sort(source.units)
+    shape = trace.shapes.shape
+    return min(
+        (cut.input, cut.axis)
+        for cut in trace.cuts
+        if cut.node == source.node
+        and len(shape[trace.graph.nodes[cut.node].input[cut.input]]) > 1
+        and np.array_equal(np.unique(cut.labels.array), units)
+    )
+
+
+def _per_filter(trace: Trace, node: onnx.NodeProto, i: int | None, channels: int) -> FloatArray | None:
+    """A scale or zero point, [channels or 1, 1]; None where there is none."""
+    if i is None or i >= len(node.input) or not node.input[i]:
+        return None
+    value = np.asarray(_value(trace, node.input[i]), np.float64)
+    return value.reshape(-1, 1) if value.size in (1, channels) else None
 
 
 def l1(trace: Trace, source: Source) -> FloatArray:

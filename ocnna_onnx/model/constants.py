@@ -12,7 +12,8 @@ import onnx
 from onnx import helper, numpy_helper
 
 from ..errors import ModelError
-from .graph import AnyArray, Graph, bodies, constant_node_value, is_standard
+from .graph import AnyArray, Graph, bodies, constant_node_value, is_evaluated
+from .light import Light, light
 from .session import Runtime, open_session, run
 
 Shape = tuple[int, ...]
@@ -75,7 +76,7 @@ class Constants:
         for i in self.graph.order:
             node = self.graph.nodes[i]
             names = [n for n in node.input if n]
-            if not is_standard(node) or node.op_type in RANDOM_OPS or any(True for _ in bodies(node)):
+            if not is_evaluated(node) or node.op_type in RANDOM_OPS or any(True for _ in bodies(node)):
                 continue
             if node.op_type in SHAPE_READERS:
                 known = node.input[0] in self.shape
@@ -99,7 +100,7 @@ class Constants:
             return self._cache[name]
         tensor = self.graph.initializers.get(name)
         if tensor is not None:
-            self._cache[name] = numpy_helper.to_array(tensor)
+            self._cache[name] = self.graph.array(name)
         else:
             node = self.graph.nodes[self.graph.producer[name]]
             direct = constant_node_value(node) if node.op_type == "Constant" else self._reading(node)
@@ -187,5 +188,6 @@ class Constants:
         model.graph.name = "constants"
         model.graph.node.extend(self._runnable(self.graph.nodes[i]) for i in self.graph.order if i in chosen)
         model.graph.output.extend(helper.make_empty_tensor_value_info(n) for n in targets)
-        with open_session(model, Runtime(threads=self.runtime.threads)) as session:
+        weights = {n: self.graph.weights[n] for n in needed & self.graph.weights.keys()}
+        with open_session(light(Light(model, weights)), Runtime(threads=self.runtime.threads)) as session:
             self._cache.update(run(session, targets, {}))

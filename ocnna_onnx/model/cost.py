@@ -25,7 +25,10 @@ WEIGHT_TYPES = frozenset(
     }
 )
 CONV_WEIGHT = {"Conv": 1, "FusedConv": 1, "ConvInteger": 1, "QLinearConv": 3}
-MATMUL = {"MatMul": 1, "MatMulInteger": 1, "QLinearMatMul": 3, "FusedMatMul": 1}
+MATMUL = frozenset(
+    "MatMul MatMulInteger QLinearMatMul FusedMatMul TransposeMatMul MatMulIntegerToFloat DynamicQuantizeMatMul".split()
+)
+GEMM = ("Gemm", "FusedGemm", "QGemm")
 NO_WEIGHTS = (
     "Resize Upsample Clip Pad Pow Slice Tile Expand Reshape ConstantOfShape Range Gather Dropout OneHot TopK "
     "NonMaxSuppression Mod Equal Less Greater Where Shape Cast QuantizeLinear"
@@ -35,7 +38,13 @@ STEERING: dict[str, tuple[int, ...]] = {  # operators some of whose constant ope
     "BatchNormalization": (1, 2),
     "DequantizeLinear": (0,),
     "QLinearConv": (3, 8),
-    "QLinearMatMul": (3,),
+    "QLinearMatMul": (0, 3),
+    "MatMulInteger": (0, 1),
+    "MatMulIntegerToFloat": (0, 1, 6),
+    "DynamicQuantizeMatMul": (0, 1, 4),
+    "QGemm": (3, 6),
+    **dict.fromkeys(("QLinearAdd", "QLinearMul"), (0, 3)),
+    "QLinearWhere": (1, 4),
 }
 CARRIERS = frozenset("Identity Transpose Cast Reshape Unsqueeze Squeeze Flatten DequantizeLinear".split())
 WEIGHTED = frozenset("Conv ConvTranspose Gemm MatMul BatchNormalization InstanceNormalization PRelu".split())
@@ -61,11 +70,9 @@ def _node_macs(graph: Graph, index: int, shape: Mapping[str, Shape]) -> int:
         return out * prod(shape[node.input[CONV_WEIGHT[op]]][1:])
     if op == "ConvTranspose":
         return prod(shape[node.input[0]]) * prod(shape[node.input[1]][1:])
-    if op == "Gemm":
+    if op in GEMM or op in MATMUL:
         a = shape[node.input[0]]
-        return out * (a[0] if attribute(node, "transA", 0) else a[-1])
-    if op in MATMUL:
-        return out * shape[node.input[0]][-1]
+        return out * (a[-2] if attribute(node, "transA", 0) else a[-1])
     if op == "Einsum":
         letters: dict[str, int] = {}
         terms = str(attribute(node, "equation", "")).replace(" ", "").split("->")[0].split(",")

@@ -8,8 +8,8 @@ that matters and where a code path of its own is welcome.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -19,15 +19,31 @@ import onnx
 from onnx import numpy_helper
 
 from ..errors import ModelError
+from .light import Light
 
 AnyArray = npt.NDArray[Any]
+
+QUANTIZED_WEIGHTS = ("DequantizeLinear", "QuantizeLinear")
 
 
 @dataclass(frozen=True)
 class Graph:
-    """The top-level graph of a model. Nodes are numbered as in `proto.graph.node`."""
+    """The top-level graph of a model. Nodes are numbered as in `proto.graph.node`.
+
+    weights: values of initializers that the proto has without their bytes (external data).
+    """
 
     proto: onnx.ModelProto
+    weights: Mapping[str, AnyArray] = field(default_factory=dict)
+
+    @property
+    def model(self) -> Light:
+        """What a session is opened on."""
+        return Light(self.proto, self.weights)
+
+    def array(self, name: str) -> AnyArray:
+        """The value of an initializer."""
+        return self.weights[name] if name in self.weights else numpy_helper.to_array(self.initializers[name])
 
     @cached_property
     def nodes(self) -> tuple[onnx.NodeProto, ...]:
@@ -146,6 +162,12 @@ def constant_node_value(node: onnx.NodeProto) -> AnyArray | None:
 def is_standard(node: onnx.NodeProto) -> bool:
     """Whether the node's operator belongs to the ONNX standard."""
     return node.domain in ("", "ai.onnx")
+
+
+def is_evaluated(node: onnx.NodeProto) -> bool:
+    """Whether what a node makes of constants is a constant to us: standard operators, and onnxruntime's own spelling
+    of quantized weights."""
+    return is_standard(node) or (node.domain == "com.microsoft" and node.op_type in QUANTIZED_WEIGHTS)
 
 
 def dims(value: onnx.ValueInfoProto) -> tuple[int | str, ...] | None:

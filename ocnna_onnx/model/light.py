@@ -6,11 +6,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import TYPE_CHECKING
 
+import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from .graph import AnyArray
+if TYPE_CHECKING:
+    from .graph import AnyArray
 
 INLINE = 1024
 """Initializers up to this many elements stay in the protobuf: shapes, axes, scales are among them."""
@@ -29,10 +32,26 @@ HANDED_OVER = frozenset(
 
 @dataclass(frozen=True)
 class Light:
-    """proto: the model, in which large initializers have a name, a type and a shape only. weights: their values."""
+    """proto: the model, in which large initializers may have a name, a type and a shape only. weights: their values."""
 
     proto: onnx.ModelProto
     weights: Mapping[str, AnyArray]
+
+    def whole(self) -> onnx.ModelProto:
+        """A copy as one protobuf, with its weights."""
+        copy = without_initializers(self.proto)
+        for tensor in self.proto.graph.initializer:
+            copy.graph.initializer.append(self.filled(tensor))
+        return copy
+
+    def filled(self, tensor: onnx.TensorProto) -> onnx.TensorProto:
+        """An initializer with its value."""
+        if tensor.name not in self.weights:
+            return tensor
+        found = numpy_helper.from_array(np.ascontiguousarray(self.weights[tensor.name]), tensor.name)
+        found.doc_string = tensor.doc_string
+        found.metadata_props.extend(tensor.metadata_props)
+        return found
 
 
 def light(model: onnx.ModelProto | Light, outputs: Sequence[str] | None = None) -> Light:
@@ -43,7 +62,7 @@ def light(model: onnx.ModelProto | Light, outputs: Sequence[str] | None = None) 
     source, weights = (model.proto, dict(model.weights)) if isinstance(model, Light) else (model, {})
     proto = without_initializers(source)
     for tensor in source.graph.initializer:
-        if tensor.name in weights or prod(tensor.dims) <= INLINE or tensor.data_type not in HANDED_OVER:
+        if tensor.name in weights or not is_apart(tensor):
             proto.graph.initializer.append(tensor)
         else:
             weights[tensor.name] = numpy_helper.to_array(tensor)
@@ -69,6 +88,11 @@ def without_initializers(model: onnx.ModelProto) -> onnx.ModelProto:
             else:
                 getattr(target, field.name).extend(value)
     return copy
+
+
+def is_apart(tensor: onnx.TensorProto) -> bool:
+    """Whether an initializer is large, and of a type that can be handed over."""
+    return prod(tensor.dims) > INLINE and tensor.data_type in HANDED_OVER
 
 
 def outline(graph: onnx.GraphProto, tensor: onnx.TensorProto) -> None:

@@ -4,31 +4,42 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
-from onnx.external_data_helper import load_external_data_for_model, uses_external_data
+from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_tensor, uses_external_data
+from onnx.helper import tensor_dtype_to_np_dtype
 
 from ..errors import ModelError, UsageError
-from .graph import bodies
+from .graph import AnyArray, bodies
+from .light import Light, is_apart
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model with all weights in memory.
+    """A model that can be run.
 
+    proto: with all weights, but for those in `weights`: large external ones, mapped from their files.
     sha256: of the file's bytes (external data files follow in the order of their names), or of the serialized proto.
     external: whether weights came from files beside the model, so that the output is written the same way.
     """
 
     proto: onnx.ModelProto
+    weights: Mapping[str, AnyArray]
     sha256: str
     name: str
     external: bool
     bytes: int
+
+    @property
+    def model(self) -> Light:
+        """What a session is opened on."""
+        return Light(self.proto, self.weights)
 
 
 def load(model: Any, base_folder: str | os.PathLike[str] | None = None) -> LoadedModel:
@@ -92,11 +103,32 @@ def _finish(proto: onnx.ModelProto, data: bytes | None, folder: Path | None, nam
             with part.open("rb") as stream:
                 while block := stream.read(1 << 24):
                     digest.update(block)
-        try:
-            load_external_data_for_model(proto, str(folder))
-        except Exception as error:
-            raise ModelError(f"{name}: cannot read its external weights ({error})") from error
-    return LoadedModel(proto, digest.hexdigest(), name, bool(files), size)
+    weights: dict[str, AnyArray] = {}
+    try:
+        for tensor in proto.graph.initializer:
+            if folder is not None and uses_external_data(tensor) and is_apart(tensor):
+                weights[tensor.name] = _mapped(tensor, folder)
+        for tensor in _stored_tensors(proto.graph):
+            if uses_external_data(tensor) and tensor.name not in weights:
+                load_external_data_for_tensor(tensor, str(folder))
+                tensor.data_location = onnx.TensorProto.DEFAULT
+                del tensor.external_data[:]
+    except Exception as error:
+        raise ModelError(f"{name}: cannot read its external weights ({error})") from error
+    return LoadedModel(proto, weights, digest.hexdigest(), name, bool(files), size)
+
+
+def _mapped(tensor: onnx.TensorProto, folder: Path) -> AnyArray:
+    """An external tensor as a read-only view of its file, of which only what is used takes memory."""
+    entry = ExternalDataInfo(tensor)
+    path = (folder / entry.location).resolve()
+    if not path.is_relative_to(folder.resolve()):
+        raise ValueError(f"'{entry.location}' lies outside the model's folder")
+    dtype = tensor_dtype_to_np_dtype(tensor.data_type)
+    size = prod(tensor.dims) * dtype.itemsize
+    if entry.length is not None and entry.length != size:
+        raise ValueError(f"'{tensor.name}' has {entry.length} bytes in '{entry.location}', its shape takes {size}")
+    return np.memmap(path, dtype, "r", entry.offset or 0, tuple(tensor.dims))
 
 
 def _external_files(proto: onnx.ModelProto) -> list[str]:

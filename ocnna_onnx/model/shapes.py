@@ -213,7 +213,7 @@ def _executed(graph: Graph, feeds: Mapping[str, Shape], runtime: Runtime) -> tup
     names = [n for node in graph.nodes if node.op_type not in SEQUENCE_OPS for n in node.output if n]
     dtype = _types(graph, names, runtime)
     names = [n for n in names if n in dtype]
-    model = light(graph.proto, [])
+    model = light(graph.model, [])
     for name in names:
         model.proto.graph.node.append(helper.make_node("Shape", [name], [_probe_name(name)]))
         model.proto.graph.output.append(helper.make_tensor_value_info(_probe_name(name), TensorProto.INT64, None))
@@ -224,7 +224,7 @@ def _executed(graph: Graph, feeds: Mapping[str, Shape], runtime: Runtime) -> tup
 
 
 def _types(graph: Graph, names: list[str], runtime: Runtime) -> dict[str, int]:
-    with open_session(light(graph.proto, names), runtime) as session:
+    with open_session(light(graph.model, names), runtime) as session:
         return {o.name: onnx_type(o.type) for o in session.get_outputs() if o.type.startswith("tensor(")}
 
 

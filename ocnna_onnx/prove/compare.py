@@ -30,7 +30,11 @@ TOLERANCE: dict[int, float] = {
 QUANTIZED = 2e-2
 """For codes, and behind a quantizer: rounding of the sums in front of it may turn a code by one."""
 
-QUANTIZERS = ("QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul")
+QUANTIZERS = (
+    "QuantizeLinear DynamicQuantizeLinear QLinearConv QLinearMatMul ConvInteger MatMulInteger QGemm QLinearAdd "
+    "QLinearMul QLinearSigmoid QLinearLeakyRelu QLinearSoftmax QLinearConcat QLinearWhere QLinearAveragePool "
+    "QLinearGlobalAveragePool DynamicQuantizeMatMul MatMulIntegerToFloat"
+).split()
 
 
 def relative_error(a: AnyArray, b: AnyArray, axes: Iterable[int], floor: float = FLOOR) -> float:

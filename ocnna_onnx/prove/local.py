@@ -7,7 +7,7 @@ last two must agree, and differ from the first.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,8 +29,8 @@ class LocalProver:
     kept: Kept
     runtime: Runtime
     arriving: tuple[Mapping[str, AnyArray], Mapping[str, AnyArray]]
-    small: Mapping[str, onnx.NodeProto]
-    """The pruned model's node by output."""
+    small: Mapping[str, Sequence[onnx.NodeProto]]
+    """By output: the pruned model's node, and what was put behind it."""
 
     def error(self, node: int, i: int, scale: float) -> tuple[float, float, float]:
         """(relative error of the pruned against the silenced consumer, what silencing changes, what the kept channels
@@ -45,34 +45,49 @@ class LocalProver:
         silence = np.zeros(1, noise.dtype) if operand is None else before[original.input[operand]]
 
         def outcome(values: AnyArray) -> AnyArray:
-            return self._run(original, i, values, before)
+            return self._run([original], i, values, before)
 
         plain, silenced = outcome(noise), outcome(np.where(mask, noise, silence).astype(noise.dtype))
         nothing = outcome(np.array(np.broadcast_to(silence, noise.shape), noise.dtype))
         error = relative_error(self._run(small, i, few, after), self.kept.slice(output, silenced), (1, -1))
         return error, relative_error(silenced, plain, (1,)), relative_error(nothing, silenced, (1,))
 
-    def _run(self, node: onnx.NodeProto, i: int, values: AnyArray, arriving: Mapping[str, AnyArray]) -> AnyArray:
-        """The first output of a model of this node alone, with `values` at input i."""
-        names = [f"in{k}" if name else "" for k, name in enumerate(node.input)]
-        arrays = {f"in{k}": values if k == i else arriving[name] for k, name in enumerate(node.input) if name}
-        alone = onnx.NodeProto()
-        alone.CopyFrom(node)
-        del alone.input[:], alone.output[:]
-        alone.input.extend(names)
-        alone.output.extend(f"out{k}" if name else "" for k, name in enumerate(node.output))
+    def _run(
+        self, nodes: Sequence[onnx.NodeProto], i: int, values: AnyArray, arriving: Mapping[str, AnyArray]
+    ) -> AnyArray:
+        """The first output of a model of a node and what was put behind it, with `values` at the node's input i."""
+        arrays: dict[str, AnyArray] = {}
+        copies: list[onnx.NodeProto] = []
+        for place, node in enumerate(nodes):
+            own = {k: f"in{place}_{k}" for k, name in enumerate(node.input) if name and (place == 0 or k > 0)}
+            arrays.update({own[k]: values if (place, k) == (0, i) else arriving[node.input[k]] for k in own})
+            copies.append(onnx.NodeProto())
+            copies[-1].CopyFrom(node)
+            del copies[-1].input[:], copies[-1].output[:]
+            inner = {0: f"out{place - 1}_0"} if place else {}
+            copies[-1].input.extend((own | inner).get(k, "") for k in range(len(node.input)))
+            copies[-1].output.extend(f"out{place}_{k}" if name else "" for k, name in enumerate(node.output))
+        wanted, fed = f"out{len(nodes) - 1}_0", f"in0_{i}"
         proto = self.kept.trace.graph.proto
         model = onnx.ModelProto(ir_version=max(proto.ir_version, 4))
         model.opset_import.extend(proto.opset_import)
         model.functions.extend(proto.functions)
         model.graph.name = "consumer"
-        model.graph.node.append(alone)
-        model.graph.output.append(onnx.ValueInfoProto(name="out0"))
-        fed = {f"in{i}": values}
-        model.graph.input.append(_typed(f"in{i}", values))
-        model.graph.initializer.extend(numpy_helper.from_array(a, n) for n, a in arrays.items() if n not in fed)
+        model.graph.node.extend(copies)
+        model.graph.output.append(onnx.ValueInfoProto(name=wanted))
+        model.graph.input.append(_typed(fed, values))
+        model.graph.initializer.extend(numpy_helper.from_array(a, n) for n, a in arrays.items() if n != fed)
         with open_session(model, self.runtime) as session:
-            return run(session, ["out0"], fed)["out0"]
+            return run(session, [wanted], {fed: values})[wanted]
+
+
+def _chain(made: Mapping[str, onnx.NodeProto], original: onnx.NodeProto, output: str) -> list[onnx.NodeProto]:
+    """The node of the pruned model that does what `original` does, and those put behind it up to `output`. made: the
+    pruned model's nodes by what they make."""
+    found = [made[output]]
+    while (found[0].op_type, found[0].domain) != (original.op_type, original.domain):
+        found.insert(0, made[found[0].input[0]])
+    return found
 
 
 def local_prover(
@@ -81,9 +96,10 @@ def local_prover(
     """Run both models once, to know what arrives at all operands of these nodes."""
     graph = kept.trace.graph
     ours = {n for node in nodes for n in graph.nodes[node].input if n}
-    outputs = {graph.nodes[node].output[0] for node in nodes}
-    small = {name: node for node in after.proto.graph.node for name in outputs & set(node.output)}
-    theirs = {n for node in small.values() for n in node.input if n}
+    outputs = {graph.nodes[node].output[0]: graph.nodes[node] for node in nodes}
+    made = {name: node for node in after.proto.graph.node for name in node.output}
+    small = {output: _chain(made, original, output) for output, original in outputs.items()}
+    theirs = {n for chain in small.values() for k, node in enumerate(chain) for n in node.input[min(k, 1) :] if n}
     arriving = (_arriving(before, ours, feed, runtime), _arriving(after, theirs, feed, runtime))
     return LocalProver(kept, runtime, arriving, small)
 

@@ -35,18 +35,18 @@ def _without_repetition(mask: BoolArray) -> BoolArray:
     return mask
 
 
-def masked_original(trace: Trace, keep: BoolArray) -> Light:
+def masked_original(trace: Trace, keep: BoolArray, original: Light) -> Light:
     """The original with `Where(keep, x, 0)` in front of every operator that mixes channels.
 
-    `Where`, because Inf · 0 is NaN; before opset 9, which has no Where, `Mul`. Raises ModelError before opset 7.
+    `Where`, because Inf · 0 is NaN; before opset 9, which has no Where, `Mul`. original: the traced model, to share
+    weights with. Raises ModelError before opset 7.
     """
     if trace.graph.opset < MUL_OPSET:
         raise ModelError(
             f"the model's opset {trace.graph.opset} is older than {MUL_OPSET}, the oldest that can be proven; "
             "convert it first (onnx.version_converter)"
         )
-    original = light(trace.graph.proto)
-    graph = gs.import_onnx(original.proto)
+    graph = gs.import_onnx(light(original).proto)
     nodes = list(graph.nodes)
     for index, i in trace.masks:
         tensor = trace.graph.nodes[index].input[i]

@@ -117,14 +117,14 @@ def _behind_quantizers(trace: Trace) -> frozenset[str]:
         node = trace.graph.nodes[i]
         if any(o in trace.constants.ahead for o in node.output):
             continue
-        if node.op_type in (*QUANTIZERS, "ConvInteger", "MatMulInteger") or any(n in found for n in node.input):
+        if node.op_type in QUANTIZERS or any(n in found for n in node.input):
             found.update(o for o in node.output if o and trace.shapes.dtype.get(o) not in (INT64, BOOL))
     return frozenset(found)
 
 
 def prove(
     kept: Kept,
-    pruned: onnx.ModelProto,
+    pruned: onnx.ModelProto | Light,
     groups: Sequence[Group],
     feeds: Iterable[Feed],
     runtime: Runtime = Runtime(),
@@ -140,8 +140,11 @@ def prove(
     if (random := _random_node(trace.graph.proto)) is not None:
         raise ProofFailed(f"node '{random[0]}': {random[1]}, so nothing can be proven", random[0])
     cut = [g for g in groups if any(not kept.keep[trace.sources[s].units].all() for s in g.sources)]
-    three = (light(trace.graph.proto), masked_original(trace, kept.keep), light(pruned))
-    models = _Models(kept, *three, runtime, rtol, group_taps(trace, cut), _behind_quantizers(trace))
+    original = light(trace.graph.model)
+    oracle = masked_original(trace, kept.keep, original)
+    models = _Models(
+        kept, original, oracle, light(pruned), runtime, rtol, group_taps(trace, cut), _behind_quantizers(trace)
+    )
     found = _Findings()
     silent = {g.id for g in cut}
     used: list[Feed] = []

@@ -12,6 +12,7 @@ import onnx
 from ..data.samples import IntArray, Samples
 from ..errors import DataError
 from ..model.graph import AnyArray
+from ..model.light import Light
 from ..model.session import Runtime, open_session, run
 
 Kind = Literal["top1", "pixel", "relative_l2"]
@@ -41,8 +42,8 @@ class Agreement:
 
 
 def evaluate(
-    original: onnx.ModelProto,
-    pruned: onnx.ModelProto,
+    original: onnx.ModelProto | Light,
+    pruned: onnx.ModelProto | Light,
     samples: Samples,
     batch: int,
     runtime: Runtime,

@@ -9,7 +9,7 @@ from math import prod
 import numpy as np
 import onnx
 
-from ..model.graph import attribute, is_standard
+from ..model.graph import attribute, is_evaluated
 from ..trace.labels import BoolArray, Shape
 from ..trace.rules.elementwise import NARY, UNARY
 from .constants import Kept, length
@@ -91,7 +91,7 @@ def _demands(editor: Editor, index: int, axes: Kept) -> dict[int, Kept] | None:
     trace = editor.kept.trace
     node = trace.graph.nodes[index]
     shape = trace.shapes.shape
-    if not is_standard(node) or any(n and n not in shape for n in (*node.input, *node.output)):
+    if not is_evaluated(node) or any(n and n not in shape for n in (*node.input, *node.output)):
         return None
     op, out = node.op_type, shape[node.output[0]]
     if any(m.ndim > 1 for m in axes.values()) and not _keeps_groups(op, [shape[n] for n in node.input if n], out):

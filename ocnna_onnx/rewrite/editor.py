@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,8 @@ class Editor:
 
     kept: Kept
     model: onnx.ModelProto
+    initializers: dict[str, onnx.TensorProto]
+    """Those of the traced model, until they are replaced; `model` gets what is left of them in the end."""
     rewrites: list[dict[str, Any]] = field(default_factory=list)
     computed_shapes: dict[str, Shape] = field(default_factory=dict)
     """Constants that are still computed in the graph, from smaller ones -> their shape now."""
@@ -39,7 +42,7 @@ class Editor:
     def taken(self) -> set[str]:
         """Every tensor name in use."""
         graph = self.model.graph
-        names = {t.name for t in graph.initializer} | {i.name for i in graph.input}
+        names = self.initializers.keys() | {i.name for i in graph.input}
         return names | {name for node in graph.node for name in (*node.input, *node.output)}
 
     @cached_property
@@ -72,14 +75,9 @@ class Editor:
         if like is not None:
             tensor.doc_string = like.doc_string
             tensor.metadata_props.extend(like.metadata_props)
-        existing = self.initializers.get(name)
-        if existing is not None:
-            existing.CopyFrom(tensor)
-        else:
-            self.model.graph.initializer.append(tensor)
-            self.initializers[name] = self.model.graph.initializer[-1]
-            if self.model.ir_version < STRICT_INITIALIZERS_IR:
-                self.model.graph.input.append(helper.make_tensor_value_info(name, tensor.data_type, array.shape))
+        if name not in self.initializers and self.model.ir_version < STRICT_INITIALIZERS_IR:
+            self.model.graph.input.append(helper.make_tensor_value_info(name, tensor.data_type, array.shape))
+        self.initializers[name] = tensor
         if name in self.inputs:
             sizes = self.inputs[name].type.tensor_type.shape
             del sizes.dim[:]
@@ -90,10 +88,6 @@ class Editor:
     def inputs(self) -> dict[str, onnx.ValueInfoProto]:
         """Graph inputs; weights are among them in old files."""
         return {i.name: i for i in self.model.graph.input}
-
-    @cached_property
-    def initializers(self) -> dict[str, onnx.TensorProto]:
-        return {t.name: t for t in self.model.graph.initializer}
 
     def before(self, index: int, nodes: Sequence[onnx.NodeProto]) -> None:
         """Put nodes in front of an original one."""
@@ -119,7 +113,12 @@ class Editor:
             copies = [onnx.NodeProto.FromString(n.SerializeToString()) for n in ordered]
             del self.model.graph.node[:]
             self.model.graph.node.extend(copies)
-        _remove_dead(self.model, self.kept)
+        _remove_dead(self.model, self.initializers, self.kept)
+        original = self.kept.trace.graph
+        for name, tensor in self.initializers.items():
+            untouched = tensor is original.initializers.get(name)
+            self.model.graph.initializer.append(original.model.filled(tensor) if untouched else tensor)
+        self.initializers.clear()
         _renew_value_info(self.model, self.kept)
         return self.model
 
@@ -172,6 +171,9 @@ class Surgery:
 
     def kept(self, tensor: str, axis: int) -> BoolArray:
         return self.editor.kept.along(tensor, axis)
+
+    def dtype(self, tensor: str) -> np.dtype[Any]:
+        return np.dtype(helper.tensor_dtype_to_np_dtype(self.editor.kept.trace.shapes.dtype[tensor]))
 
     def old_shape(self, tensor: str) -> Shape:
         return self.editor.kept.trace.shapes.shape[tensor]
@@ -240,23 +242,29 @@ class Surgery:
         self.node.input[i] = base
         self.editor.note(self.index, f"input {i}, elements overridden", old.tolist(), new.tolist())
 
-    def then(self, op: str, indices: IntArray, attributes: Mapping[str, Any]) -> None:
+    def then(
+        self, op: str, operand: AnyArray | None = None, attributes: Mapping[str, Any] = MappingProxyType({})
+    ) -> None:
         output = self.outputs[0]
         inner = self.editor.fresh_name(f"{output}_before_{op.lower()}")
-        chosen = self.editor.fresh_name(f"{output}_indices")
-        self.editor.put_initializer(chosen, indices)
+        stored = "" if operand is None else self.editor.fresh_name(f"{output}_{op.lower()}_operand")
+        if operand is not None:
+            self.editor.put_initializer(stored, operand)
         pending = list(self.editor._added.get(self.index, ([], []))[1])
         last = pending[-1] if pending else self.node
         last.output[0] = inner
-        self.editor.behind(self.index, helper.make_node(op, [inner, chosen], [output], name=inner, **attributes))
-        self.editor.note(self.index, f"{op} behind it", None, indices.tolist())
+        if not self.node.name:
+            self.node.name = output  # what the node is called in every report
+        inputs = [inner, stored] if stored else [inner]
+        self.editor.behind(self.index, helper.make_node(op, inputs, [output], name=inner, **attributes))
+        self.editor.note(self.index, f"{op} behind it", None, None if operand is None else operand.tolist(), stored)
 
 
 def _plain(value: Any) -> Any:
     return value.tolist() if isinstance(value, np.ndarray) else list(value) if isinstance(value, tuple) else value
 
 
-def _remove_dead(model: onnx.ModelProto, kept: Kept) -> None:
+def _remove_dead(model: onnx.ModelProto, initializers: dict[str, onnx.TensorProto], kept: Kept) -> None:
     """Drop constants, and nodes that only computed constants, that the original read and nobody reads any more."""
     from ..model.graph import captured
 
@@ -276,11 +284,12 @@ def _remove_dead(model: onnx.ModelProto, kept: Kept) -> None:
         stay = [onnx.NodeProto.FromString(n.SerializeToString()) for n in model.graph.node if id(n) not in gone_nodes]
         del model.graph.node[:]
         model.graph.node.extend(stay)
-    gone = {t.name for t in model.graph.initializer if t.name not in read and t.name in original}
-    for field_ in (model.graph.initializer, model.graph.input):
-        for k in range(len(field_) - 1, -1, -1):
-            if field_[k].name in gone:
-                del field_[k]
+    gone = {name for name in initializers if name not in read and name in original}
+    for name in gone:
+        del initializers[name]
+    for k in range(len(model.graph.input) - 1, -1, -1):
+        if model.graph.input[k].name in gone:
+            del model.graph.input[k]
 
 
 def _renew_value_info(model: onnx.ModelProto, kept: Kept) -> None:

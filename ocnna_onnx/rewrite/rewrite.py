@@ -9,10 +9,11 @@ import onnx
 from onnx import numpy_helper
 
 from ..errors import ProofFailed
-from ..model.graph import AnyArray, is_standard
+from ..model.graph import AnyArray
+from ..model.light import without_initializers
 from ..trace.kept import Kept
 from ..trace.labels import BoolArray, Shape
-from ..trace.rules import RULES
+from ..trace.rules import rule_for
 from ..trace.types import Trace
 from .chains import can_push_back, is_computed, push_back
 from .constants import CutRecord, cut_array, indices, operand_cuts, signature
@@ -41,15 +42,14 @@ def rewrite(trace: Trace, keep: BoolArray) -> Rewritten:
     for tensor in kept.irregular():
         node = trace.graph.names[trace.graph.producer[tensor]]
         raise ProofFailed(f"node '{node}': no dense tensor is left of '{tensor}' (a defect; please report it)", node)
-    model = onnx.ModelProto()
-    model.CopyFrom(trace.graph.proto)
     if keep.all():
+        model = trace.graph.model.whole()
         return Rewritten(model, (), (), kept, {**kept.shapes(), **_stored_shapes(model)})
-    editor = Editor(kept, model)
+    editor = Editor(kept, without_initializers(trace.graph.proto), dict(trace.graph.initializers))
     cuts = _cut_constants(editor)
     for i in trace.graph.order:
         node = trace.graph.nodes[i]
-        rule = RULES.get(node.op_type) if is_standard(node) else None
+        rule = rule_for(node)
         if rule is not None and rule.rewrite is not None:
             if all(n in trace.constants.ahead for n in node.output if n):
                 continue

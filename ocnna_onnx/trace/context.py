@@ -16,6 +16,10 @@ from . import labels as lb
 from .labels import IntArray, Labels, Shape
 from .types import Choice, Cut, Option, Source, Wall
 
+FLOATS = frozenset(
+    {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE}
+)
+
 
 @dataclass
 class Record:
@@ -67,6 +71,10 @@ class NodeTrace:
 
     def out_shape(self, k: int = 0) -> Shape:
         return self.record.shapes.shape[self.node.output[k]]
+
+    def is_float(self, i: int) -> bool:
+        """Whether input i holds floating-point numbers, of whatever precision."""
+        return self.record.shapes.dtype.get(self.node.input[i]) in FLOATS
 
     def labels(self, i: int) -> tuple[Labels, ...]:
         return self.record.labels.get(self.node.input[i], ()) if self.has(i) else ()

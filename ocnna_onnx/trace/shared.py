@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .context import NodeTrace, Record
-from .rules import RULES
+from .rules import rule_for
 
 
 def tie_shared_weights(record: Record) -> None:
@@ -13,7 +13,7 @@ def tie_shared_weights(record: Record) -> None:
     """
     readers: dict[str, set[int]] = {}
     for i, node in enumerate(record.graph.nodes):
-        rule = RULES.get(node.op_type)
+        rule = rule_for(node)
         if rule is None or not rule.source:
             continue
         for name in node.input:

@@ -8,27 +8,29 @@ import numpy as np
 import onnx
 
 from ..model.constants import SHAPE_READERS, Constants
-from ..model.graph import Graph, bodies, captured, is_standard
+from ..model.graph import Graph, bodies, captured
+from ..model.light import Light
 from ..model.session import Runtime
 from ..model.shapes import Shape, probe
 from .context import NodeTrace, Record
 from .coupling import couple
 from .labels import compact
-from .rules import RULES
+from .rules import reason_without_rule, rule_for
 from .shared import tie_shared_weights
 from .types import Choice, Option, Trace, Wall
 
 DEFECT = "a defect of ocnna-onnx"
-LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "QLinearConv", "ConvInteger")
 
 
-def trace(model: onnx.ModelProto, input_shapes: dict[str, Shape] | None = None, runtime: Runtime = Runtime()) -> Trace:
+def trace(
+    model: onnx.ModelProto | Light, input_shapes: dict[str, Shape] | None = None, runtime: Runtime = Runtime()
+) -> Trace:
     """Find which channels belong together and where the walls are.
 
     input_shapes: input -> probe shape, for symbolic dimensions that cannot be guessed.
     Raises ShapeNeeded, UsageError (shapes that do not fit), ModelError (onnxruntime cannot run the model).
     """
-    graph = Graph(model)
+    graph = Graph(model.proto, model.weights) if isinstance(model, Light) else Graph(model)
     shapes = probe(graph, input_shapes or {}, runtime)
     constants = Constants(graph, shapes.shape, runtime, shapes.second, shapes.dtype)
     record = Record(graph, shapes, constants)
@@ -74,11 +76,12 @@ def _visit(record: Record, index: int) -> None:
         for x in record.labels[name]:
             n.wall_units(x.array, f"the body of {node.op_type} reads it", name)
     labelled = any(name in record.labels for name in node.input if name)
-    rule = RULES.get(node.op_type) if is_standard(node) else None
+    rule = rule_for(node)
     if rule is None or outer:
         if labelled:
-            kind = node.op_type if is_standard(node) else f"{node.domain}.{node.op_type}"
-            _wall_all(n, f"no rule for the operator {kind}")
+            _wall_all(n, reason_without_rule(node))
+        elif _has_weights(n):
+            _refuse(record, index, reason_without_rule(node))
         return
     if not labelled and not rule.source:
         return
@@ -104,6 +107,13 @@ def _visit(record: Record, index: int) -> None:
                 n.wall_units(source.units, f"{DEFECT} in the rule for {node.op_type}", source.tensor)
 
 
+def _has_weights(n: NodeTrace) -> bool:
+    """Whether a constant matrix or kernel is among the operands: a layer, perhaps, that we cannot read."""
+    return any(
+        n.is_fixed(i) and len(n.record.shapes.shape.get(n.node.input[i], ())) > 1 for i in range(len(n.node.input))
+    )
+
+
 def _refuse(record: Record, index: int, reason: str) -> None:
     """A wall without units: layers that were not even read."""
     output = next(filter(None, record.graph.nodes[index].output), "")
@@ -113,7 +123,12 @@ def _refuse(record: Record, index: int, reason: str) -> None:
 def _layers_inside(node: onnx.NodeProto) -> int:
     """Convolutions and matrix products in the bodies of If, Loop and Scan."""
     inner = [n for body in bodies(node) for n in body.node]
-    return sum(n.op_type in LAYERS for n in inner) + sum(_layers_inside(n) for n in inner)
+    return sum(_is_layer(n) for n in inner) + sum(_layers_inside(n) for n in inner)
+
+
+def _is_layer(node: onnx.NodeProto) -> bool:
+    rule = rule_for(node)
+    return rule is not None and rule.source and node.op_type != "Expand"
 
 
 def _wall_all(n: NodeTrace, reason: str) -> None:

@@ -1,8 +1,12 @@
-"""Rules by operator: one file per family, each with a table `RULES`; this is the table of tables."""
+"""Rules by operator: one file per family, each with a table `RULES` of ONNX's own operators and perhaps one of
+onnxruntime's (`MICROSOFT`); this is the table of tables."""
 
 from __future__ import annotations
 
-from . import contraction, elementwise, movement, normalize, quantize, reduce, spatial
+import onnx
+
+from . import contraction, elementwise, movement, normalize, product, quantize, reduce, spatial
+from .refused import reason_without_rule
 from .rule import NodeSurgery, Rule
 
 RULES: dict[str, Rule] = {
@@ -10,9 +14,26 @@ RULES: dict[str, Rule] = {
     **elementwise.RULES,
     **movement.RULES,
     **normalize.RULES,
+    **product.RULES,
     **quantize.RULES,
     **reduce.RULES,
     **spatial.RULES,
 }
+MICROSOFT: dict[str, Rule] = {
+    **contraction.MICROSOFT,
+    **elementwise.MICROSOFT,
+    **movement.MICROSOFT,
+    **normalize.MICROSOFT,
+    **product.MICROSOFT,
+    **quantize.MICROSOFT,
+    **spatial.MICROSOFT,
+}
+DOMAINS = {"": RULES, "ai.onnx": RULES, "com.microsoft": MICROSOFT}
 
-__all__ = ["RULES", "NodeSurgery", "Rule"]
+
+def rule_for(node: onnx.NodeProto) -> Rule | None:
+    """The rule of a node's operator, by domain and name; None where there is none."""
+    return DOMAINS.get(node.domain, {}).get(node.op_type)
+
+
+__all__ = ["MICROSOFT", "RULES", "NodeSurgery", "Rule", "reason_without_rule", "rule_for"]

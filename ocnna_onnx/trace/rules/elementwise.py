@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
+
 from .. import labels as lb
 from ..context import NodeTrace
 from .joining import join_operands
@@ -34,20 +37,27 @@ def trace_dropout(n: NodeTrace) -> None:
     n.emit(n.labels(0), 1)
 
 
-def trace_nary(n: NodeTrace) -> None:
-    """Broadcast as numpy does. At each position all labelled operands go together."""
+def trace_nary(n: NodeTrace, operands: Sequence[int] | None = None) -> None:
+    """Broadcast as numpy does. At each position all labelled operands go together. operands: inputs that are not
+    scales (all)."""
     out = n.out_shape()
     if n.opset < 7 and n.attr("axis") is not None:
         for i in range(len(n.node.input)):
             n.wall(n.labels(i), f"{n.op} with the axis attribute of opset 6", i)
         return
     reason = f"{n.op} with an activation that is fixed at these positions"
-    operands = [(i, [lb.broadcast(x, out) for x in n.labels(i)]) for i in range(len(n.node.input)) if n.has(i)]
-    n.emit(join_operands(n, operands, reason))
+    wanted = [i for i in (range(len(n.node.input)) if operands is None else operands) if n.has(i)]
+    n.emit(join_operands(n, [(i, [lb.broadcast(x, out) for x in n.labels(i)]) for i in wanted], reason))
 
 
 RULES = {
     **dict.fromkeys(UNARY, Rule(trace_unary)),
     **dict.fromkeys(NARY, Rule(trace_nary, inputs=None)),
     "Dropout": Rule(trace_dropout),
+}
+MICROSOFT = {
+    **dict.fromkeys(("Gelu", "QuickGelu", "QLinearSigmoid", "QLinearLeakyRelu"), Rule(trace_unary)),
+    **dict.fromkeys(("BiasGelu", "FastGelu"), Rule(trace_nary, inputs=None)),
+    **dict.fromkeys(("QLinearAdd", "QLinearMul"), Rule(partial(trace_nary, operands=(0, 3)), inputs=(0, 3))),
+    "QLinearWhere": Rule(partial(trace_nary, operands=(0, 1, 4)), inputs=(0, 1, 4)),
 }

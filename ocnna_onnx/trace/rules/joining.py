@@ -56,16 +56,40 @@ def meet_fixed(n: NodeTrace, x: Labels, axes: Sequence[int], reason: str, i: int
         n.join_along(x, axes, reason, i)
 
 
-def channel_labels(n: NodeTrace, i: int) -> list[Labels]:
-    """The labels of input i as vectors along channels. A grid that varies along positions too keeps whole channels
-    (pixel shuffle); labels along other axes alone are walled: the operator mixes those axes."""
+def channel_labels(n: NodeTrace, i: int, channel: int = CHANNEL) -> list[Labels]:
+    """The labels of input i as vectors along the axis `channel`. A grid that varies along positions too keeps whole
+    channels (pixel shuffle); labels along other axes alone are walled: the operator mixes those axes."""
     found: list[Labels] = []
     for x in n.labels(i):
-        if CHANNEL not in x.axes:
+        if channel not in x.axes:
             n.wall([x], f"{n.op} mixes positions along a labelled axis", i)
             continue
-        if x.axes != (CHANNEL,):
-            n.join_along(x, [a for a in x.axes if a != CHANNEL], f"{n.op} over positions of a channel", i)
-            x = lb.along(lb.vector(x, CHANNEL), CHANNEL, x.shape)
+        if x.axes != (channel,):
+            n.join_along(x, [a for a in x.axes if a != channel], f"{n.op} over positions of a channel", i)
+            x = lb.along(lb.vector(x, channel), channel, x.shape)
         found.append(x)
     return found
+
+
+def added(n: NodeTrace, i: int, made: list[Labels]) -> list[Labels]:
+    """The output's labels once operand i is added to it: a constant is cut with them, an activation joins them."""
+    reason = f"{n.op} adds an activation that is fixed at these positions"
+    if not n.has(i):
+        return made
+    if n.is_fixed(i):
+        shape = n.shape(i)
+        missing = len(n.out_shape()) - len(shape)
+        for x in made:
+            for axis in x.axes:
+                if axis >= missing and shape[axis - missing] != 1:
+                    n.cut(i, axis - missing, x, axis)
+        return made
+    theirs = [lb.broadcast(y, n.out_shape()) for y in n.labels(i)]
+    for x in made:
+        partners = [y for y in theirs if set(y.axes) & set(x.axes)]
+        for y in partners:
+            n.join(x, y, reason, i)
+        if not partners:
+            n.wall([x], reason, i)
+    n.wall([y for y in theirs if not any(set(y.axes) & set(x.axes) for x in made)], reason, i)
+    return made

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
@@ -57,11 +58,12 @@ def rewrite_reshape(s: NodeSurgery) -> None:
         s.set_attr("shape", wanted)
 
 
-def trace_concat(n: NodeTrace) -> None:
-    """Along `axis` label vectors follow one another; along other axes the operands join."""
+def trace_concat(n: NodeTrace, quantized: bool = False) -> None:
+    """Along `axis` label vectors follow one another; along other axes the operands join. quantized: the result's scale
+    and zero point come first, and each operand has its own."""
     out = n.out_shape()
     axis = int(n.attr("axis", 1)) % len(out)
-    inputs = range(len(n.node.input))
+    inputs = range(2, len(n.node.input), 3) if quantized else range(len(n.node.input))
     across = [(i, [lb.restretch(x, out) for x in n.labels(i) if axis not in x.axes]) for i in inputs]
     kept = join_operands(n, across, "Concat with an activation that is fixed at these positions")
     if any(axis in x.axes for i in inputs for x in n.labels(i)):
@@ -380,3 +382,4 @@ RULES = {
     "DepthToSpace": Rule(trace_depth_to_space),
     "SpaceToDepth": Rule(trace_space_to_depth),
 }
+MICROSOFT = {"QLinearConcat": Rule(partial(trace_concat, quantized=True), inputs=None)}

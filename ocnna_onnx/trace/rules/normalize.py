@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 
 import numpy as np
 
@@ -35,11 +36,12 @@ def _per_channel(n: NodeTrace, labels: Sequence[Labels], operands: Sequence[int]
                 n.wall([x], f"{n.op} with computed parameters", i)
 
 
-def over_axes(n: NodeTrace, axes: Sequence[int], what: str) -> list[Labels]:
-    """Labels that may pass where a statistic runs over `axes`: those along other axes. A grid that varies along both
-    keeps only whole slices (its units along `axes` go together); what varies along `axes` alone is walled."""
+def over_axes(n: NodeTrace, axes: Sequence[int], what: str, labels: Sequence[Labels] | None = None) -> list[Labels]:
+    """Labels (those of input 0) that may pass where a statistic runs over `axes`: those along other axes. A grid that
+    varies along both keeps only whole slices (its units along `axes` go together); what varies along `axes` alone is
+    walled."""
     passed: list[Labels] = []
-    for x in n.labels(0):
+    for x in n.labels(0) if labels is None else labels:
         inside = [a for a in x.axes if a in axes]
         if inside and len(inside) == len(x.axes):
             n.wall([x], f"{what} over channels changes the values of those that stay")
@@ -94,13 +96,43 @@ def rewrite_group_norm(s: NodeSurgery) -> None:
 def trace_trailing(n: NodeTrace) -> None:
     """LayerNormalization, Softmax and kin: the statistic runs over the axes from `axis` on (or over `axis` alone)."""
     rank = len(n.shape(0))
-    single = n.op in ("Softmax", "LogSoftmax", "Hardmax") and n.opset >= 13
-    default = -1 if single or n.op in ("LayerNormalization", "RMSNormalization") else 1
+    single = n.op != "LayerNormalization" and int(n.attr("opset", n.opset)) >= 13
+    default = -1 if single or n.op == "LayerNormalization" else 1
     axis = int(n.attr("axis", default)) % rank
     axes = [axis] if single else list(range(axis, rank))
     if any(o in n.record.graph.consumers or o in n.record.graph.outputs for o in n.node.output[1:] if o):
         n.wall(n.labels(0), f"{n.op} whose statistics are read")
     n.emit(over_axes(n, axes, n.op))
+
+
+def trace_rms(n: NodeTrace) -> None:
+    """γ·x / √(mean of x² + ε) over the axes from `axis` on: silenced channels add nothing to the sum of squares."""
+    rank = len(n.shape(0))
+    axis = int(n.attr("axis", -1)) % rank
+    missing = rank - len(n.shape(1))
+    if any(o in n.record.graph.consumers or o in n.record.graph.outputs for o in n.node.output[1:] if o):
+        n.wall(n.labels(0), f"{n.op} whose statistics are read")
+    for x in n.labels(0):
+        inside = [a for a in x.axes if a >= axis]
+        if inside:
+            n.mask(0)
+            n.join_along(x, [a for a in x.axes if a < axis], n.op)
+        scaled = [a for a in x.axes if a >= missing and n.shape(1)[a - missing] != 1]
+        if scaled and not n.is_fixed(1):
+            n.wall([x], f"{n.op} with computed parameters", 1)
+        for a in scaled:
+            n.cut(1, a - missing, x, a)
+    n.emit(n.labels(0))
+
+
+def rewrite_rms(s: NodeSurgery) -> None:
+    """With n of C channels left, ε becomes ε·C/n and the result grows by √(C/n): the mean is over n, not C."""
+    shape, left = s.old_shape(s.inputs[0]), s.new_shape(s.inputs[0])
+    axis = int(s.attr("axis", -1)) % len(shape)
+    more = prod(shape[axis:]) / max(prod(left[axis:]), 1)
+    if more != 1:
+        s.set_attr("epsilon", float(np.float32(s.attr("epsilon", 1e-5) * more)))
+        s.then("Mul", np.asarray(more**0.5, s.dtype(s.outputs[0])))
 
 
 def trace_lrn(n: NodeTrace) -> None:
@@ -131,7 +163,7 @@ RULES = {
     "LRN": Rule(trace_lrn),
     "LpNormalization": Rule(trace_lp_norm),
     "MeanVarianceNormalization": Rule(trace_mean_variance),
-    **dict.fromkeys(
-        ("LayerNormalization", "RMSNormalization", "Softmax", "LogSoftmax", "Hardmax"), Rule(trace_trailing)
-    ),
+    **dict.fromkeys(("RMSNormalization", "SimplifiedLayerNormalization"), Rule(trace_rms, rewrite_rms)),
+    **dict.fromkeys(("LayerNormalization", "Softmax", "LogSoftmax", "Hardmax"), Rule(trace_trailing)),
 }
+MICROSOFT = {"QLinearSoftmax": Rule(trace_trailing)}

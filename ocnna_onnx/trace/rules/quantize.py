@@ -33,3 +33,4 @@ RULES = {
     **dict.fromkeys(("QuantizeLinear", "DequantizeLinear"), Rule(trace_linear)),
     "DynamicQuantizeLinear": Rule(trace_dynamic),
 }
+MICROSOFT = dict.fromkeys(("QuantizeLinear", "DequantizeLinear"), Rule(trace_linear))

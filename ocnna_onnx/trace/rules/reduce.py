@@ -1,6 +1,10 @@
-"""Reductions: over positions labels pass; over channels only sums are exact (what is silenced adds nothing)."""
+"""Reductions: over positions labels pass; over channels sums are exact (what is silenced adds nothing), and means and
+extremes are once a small operator behind them says what the silenced zeros would have done."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
 
 import numpy as np
 
@@ -8,34 +12,96 @@ from .. import labels as lb
 from ..context import NodeTrace
 from ..labels import Labels
 from .normalize import over_axes
-from .rule import Rule
+from .rule import NodeSurgery, Rule
 
-SUMS = frozenset({"ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare"})
-OTHERS = ("ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceLogSum", "ReduceLogSumExp")
+SUMS = frozenset({"ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSum"})
+WITH_ZEROS = {"ReduceMean": 7, "ReduceMax": 7, "ReduceMin": 8}
+"""Exact with an operator behind them (Mul, Relu, Min) -> the opset from which that operator broadcasts."""
+
+OTHERS = ("ReduceProd", "ReduceLogSumExp")
+SAME_VALUES = frozenset("Identity Cast Dropout Reshape Flatten Squeeze Unsqueeze Transpose Expand".split())
+SCALINGS = frozenset({"Mul", "Div"})
+NORM = "a decomposed LayerNormalization"
 
 
 def trace_reduce(n: NodeTrace) -> None:
-    """Reduce over `axes`; a sum over channels consumes them."""
-    axes = _axes(n)
+    """Reduce over `axes`; a sum, mean or extreme over channels consumes them."""
+    rank = len(n.shape(0))
     keepdims = bool(n.attr("keepdims", 1))
-    if axes is None:
+    if n.has(1) and n.value(1) is None:
         n.wall(n.labels(0), f"{n.op} over axes that are not known ahead")
         return
+    axes = _axes(rank, n.ints(1, "axes") if n.has(1) or n.attr("axes") is not None else None, _noop(n))
     if not axes:
         n.emit(n.labels(0))
         return
-    if n.op in SUMS:
-        passed: list[Labels] = []
-        for x in n.labels(0):
-            inside = [a for a in x.axes if a in axes]
-            if inside:  # consumed: whole positions of the reduced axes go everywhere
-                n.join_along(x, [a for a in x.axes if a not in axes], n.op)
-                n.mask(0)
-            else:
-                passed.append(x)
+    if _centres(n):
+        passed = over_axes(n, axes, NORM)
+    elif n.op in SUMS:
+        passed = _consumed(n, axes, n.labels(0))
+    elif n.is_float(0) and n.opset >= WITH_ZEROS.get(n.op, n.opset + 1):
+        whole = [x for x in n.labels(0) if set(x.axes) <= set(axes)]
+        _consumed(n, axes, whole)
+        passed = over_axes(n, axes, n.op, [x for x in n.labels(0) if x not in whole])
     else:
         passed = over_axes(n, axes, n.op)
     n.emit(_reduced(x, axes, keepdims) for x in passed)
+
+
+def _consumed(n: NodeTrace, axes: Sequence[int], labels: Sequence[Labels]) -> list[Labels]:
+    """Labels along reduced axes end here, whole positions of those axes go everywhere; the others pass."""
+    passed: list[Labels] = []
+    for x in labels:
+        if set(x.axes) & set(axes):
+            n.join_along(x, [a for a in x.axes if a not in axes], n.op)
+            n.mask(0)
+        else:
+            passed.append(x)
+    return passed
+
+
+def _centres(n: NodeTrace) -> bool:
+    """Whether the (scaled) result is subtracted from what was reduced: then the same channels get values back in which
+    those that went have had their say, as in a fused LayerNormalization, which cannot be silenced in parts."""
+    graph = n.record.graph
+    if n.op not in ("ReduceMean", "ReduceSum"):
+        return False
+    reduced = _origin(n, n.node.input[0])
+    names = [n.node.output[0]]
+    for name in names:
+        for index, k in graph.consumers.get(name, ()):
+            node = graph.nodes[index]
+            if node.op_type == "Sub" and k >= 0 and _origin(n, node.input[1 - k]) == reduced:
+                return True
+            scaled = node.op_type in SCALINGS and all(x in n.record.constants.ahead for x in node.input if x != name)
+            if (node.op_type in SAME_VALUES and k == 0) or scaled:
+                names.append(node.output[0])
+    return False
+
+
+def _origin(n: NodeTrace, name: str) -> str:
+    """The tensor whose values `name` holds, perhaps in another shape."""
+    graph = n.record.graph
+    while name in graph.producer and graph.nodes[graph.producer[name]].op_type in SAME_VALUES:
+        name = graph.nodes[graph.producer[name]].input[0]
+    return name
+
+
+def rewrite_reduce(s: NodeSurgery) -> None:
+    """What the zeros of the channels that went did to a mean (n/C of it), a maximum (never below 0), a minimum."""
+    shape, left = s.old_shape(s.inputs[0]), s.new_shape(s.inputs[0])
+    stored = s.attr("axes") if s.attr("axes") is not None else s.value(1)
+    axes = _axes(len(shape), None if stored is None else np.asarray(stored).reshape(-1).tolist(), _noop(s))
+    share = prod(left[a] for a in axes) / max(prod(shape[a] for a in axes), 1)
+    if share == 1:
+        return
+    dtype = s.dtype(s.outputs[0])
+    if s.op == "ReduceMean":
+        s.then("Mul", np.asarray(share, dtype))
+    elif s.op == "ReduceMax":
+        s.then("Relu")
+    elif s.op == "ReduceMin":
+        s.then("Min", np.asarray(0, dtype))
 
 
 def trace_arg(n: NodeTrace) -> None:
@@ -45,14 +111,14 @@ def trace_arg(n: NodeTrace) -> None:
     n.emit(_reduced(x, [axis], bool(n.attr("keepdims", 1))) for x in passed)
 
 
-def _axes(n: NodeTrace) -> list[int] | None:
-    rank = len(n.shape(0))
-    if n.has(1) and n.value(1) is None:
-        return None
-    found = n.ints(1, "axes") if n.has(1) or n.attr("axes") is not None else None
-    if found is None or not len(found):
-        return [] if n.attr("noop_with_empty_axes", 0) else list(range(rank))
-    return [a % rank for a in found]
+def _noop(node: NodeTrace | NodeSurgery) -> bool:
+    return bool(node.attr("noop_with_empty_axes", 0))
+
+
+def _axes(rank: int, listed: Sequence[int] | None, noop: bool) -> list[int]:
+    if listed is None or not len(listed):
+        return [] if noop else list(range(rank))
+    return [a % rank for a in listed]
 
 
 def _reduced(x: Labels, axes: list[int], keepdims: bool) -> Labels | None:
@@ -67,5 +133,6 @@ def _reduced(x: Labels, axes: list[int], keepdims: bool) -> Labels | None:
 
 RULES = {
     **dict.fromkeys((*SUMS, *OTHERS), Rule(trace_reduce)),
+    **dict.fromkeys(WITH_ZEROS, Rule(trace_reduce, rewrite_reduce)),
     **dict.fromkeys(("ArgMax", "ArgMin"), Rule(trace_arg)),
 }

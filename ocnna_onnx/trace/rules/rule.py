@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Protocol
+
+import numpy as np
 
 from ...model.graph import AnyArray
 from ..context import NodeTrace
-from ..labels import BoolArray, IntArray, Shape
+from ..labels import BoolArray, Shape
 
 
 class NodeSurgery(Protocol):
@@ -29,6 +32,7 @@ class NodeSurgery(Protocol):
     def kept(self, tensor: str, axis: int) -> BoolArray:
         """bool [old size]: which positions of a tensor's axis stay."""
 
+    def dtype(self, tensor: str) -> np.dtype[Any]: ...
     def old_shape(self, tensor: str) -> Shape: ...
     def new_shape(self, tensor: str) -> Shape: ...
     def value(self, i: int) -> AnyArray | None:
@@ -41,8 +45,10 @@ class NodeSurgery(Protocol):
     def set_operand_array(self, i: int, new: AnyArray) -> None:
         """Replace a constant operand by another array."""
 
-    def then(self, op: str, indices: IntArray, attributes: Mapping[str, Any]) -> None:
-        """Put a node behind this one: `op`(output, indices) takes over the output's name."""
+    def then(
+        self, op: str, operand: AnyArray | None = None, attributes: Mapping[str, Any] = MappingProxyType({})
+    ) -> None:
+        """Put a node behind this one: `op`(output) or `op`(output, operand) takes over the first output's name."""
 
 
 @dataclass(frozen=True)

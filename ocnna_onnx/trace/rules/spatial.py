@@ -5,18 +5,20 @@ from __future__ import annotations
 from .. import labels as lb
 from ..context import NodeTrace
 from ..labels import Labels
-from .joining import channel_labels
+from .joining import CHANNEL, channel_labels
 from .rule import NodeSurgery, Rule
 
 POOLS = ["AveragePool", "MaxPool", "LpPool", "GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"]
 
 
 def trace_pool(n: NodeTrace) -> None:
-    """Pooling over the axes behind the channel axis: labels along batch and channels pass."""
+    """Pooling over the axes behind the channel axis (in front of it, in some quantized forms): channels pass."""
     if len(n.node.output) > 1 and n.node.output[1]:
         n.wall(n.labels(0), f"{n.op} with indices: they count positions over all channels")
         return
-    n.emit(lb.restretch(x, n.out_shape()) for x in channel_labels(n, 0))
+    last = n.op == "NhwcMaxPool" or n.attr("channels_last", 0)
+    channel = len(n.shape(0)) - 1 if last else CHANNEL
+    n.emit(lb.restretch(x, n.out_shape()) for x in channel_labels(n, 0, channel))
 
 
 def trace_resize(n: NodeTrace) -> None:
@@ -47,3 +49,4 @@ RULES = {
     "Resize": Rule(trace_resize, rewrite_resize),
     "Upsample": Rule(trace_resize),
 }
+MICROSOFT = dict.fromkeys(("QLinearAveragePool", "QLinearGlobalAveragePool", "NhwcMaxPool"), Rule(trace_pool))
