@@ -17,7 +17,7 @@ from . import __version__
 from .calibrate.stream import batch_size, per_image
 from .criteria.table import CRITERIA, OutputCriterion, RandomCriterion, WeightCriterion
 from .data.open import open_data
-from .data.samples import Samples, probe_shapes
+from .data.samples import Samples, probe_shapes, probe_values
 from .errors import DataError, NothingFree, ProofFailed, UsageError
 from .model.graph import Graph
 from .model.load import LoadedModel, load
@@ -41,6 +41,9 @@ from .trace.types import Trace
 
 DEFAULT_RATIO = 0.3
 
+STRICT = "strict_inputs"
+"""The plan's option that says that overridable inputs stay as they are."""
+
 Progress = Callable[[str, int, int], None]
 """Called with a stage's name, how much of it is done, and how much there is."""
 
@@ -60,35 +63,56 @@ class Result:
 
 
 @dataclass(frozen=True)
+class Settings:
+    """What the public functions have in common: the samples, the probe, how to run, what may be cut."""
+
+    data: Any
+    samples: int | None
+    seed: int
+    input_shapes: Mapping[str, Shape]
+    base_folder: str | os.PathLike[str] | None
+    runtime: Runtime
+    rtol: float | None = None
+    strict_inputs: bool = False
+    progress: Progress = lambda stage, done, total: None
+
+
+@dataclass(frozen=True)
 class _Job:
     """One model on its way: what was loaded, its trace and groups, and how to run it."""
 
+    settings: Settings
     loaded: LoadedModel
     trace: Trace
     groups: tuple[Group, ...]
     samples: Samples
-    runtime: Runtime
-    progress: Progress
     timings: dict[str, float]
 
 
 def inspect(
     model: Any,
     *,
+    data: Any = None,
     input_shapes: Mapping[str, Shape] | None = None,
+    strict_inputs: bool = False,
     base_folder: str | os.PathLike[str] | None = None,
     providers: Sequence[str] = ("CPUExecutionProvider",),
     threads: int = 0,
 ) -> Inspection:
-    """Layers, coupled groups and walls of a model. Nothing is changed, nothing is run on data.
+    """Layers, coupled groups and walls of a model, and (by its `why`) an answer for one tensor or node. Nothing is
+    changed.
 
-    model: a path, bytes, a ModelProto or an object with `.model_proto`. input_shapes: probe shapes for symbolic
-    dimensions. Raises ModelError, UsageError, ShapeNeeded.
+    model: a path, bytes, a ModelProto or an object with `.model_proto`. data: as for `prune`; needed only where shapes
+    can be found by running the model alone, and it does not run on zeros. input_shapes: probe shapes for symbolic
+    dimensions. strict_inputs: as for `prune`. Raises ModelError, UsageError, ShapeNeeded, DataError.
     """
+    settings = settings_of(data, None, 0, input_shapes, base_folder, providers, threads, strict_inputs=strict_inputs)
     loaded = load(model, base_folder)
-    runtime = runtime_settings(providers, threads)
-    traced = trace_model(loaded.model, dict(input_shapes or {}), runtime)
-    return inspection(traced, loaded.name)
+    given, values = settings.input_shapes, {}
+    if data is not None:
+        samples = samples_for(loaded, settings)
+        given, values = probe_shapes(samples, given), probe_values(samples)
+    return inspection(trace_model(loaded.model, given, settings.runtime, values, strict_inputs), loaded.name)
 
 
 def prune(
@@ -107,6 +131,7 @@ def prune(
     providers: Sequence[str] = ("CPUExecutionProvider",),
     threads: int = 0,
     rtol: float | None = None,
+    strict_inputs: bool = False,
     base_folder: str | os.PathLike[str] | None = None,
     progress: Progress = lambda stage, done, total: None,
 ) -> Result:
@@ -117,13 +142,17 @@ def prune(
     photographs. ratio: removes floor(ratio · units) of every group (default 0.3). percentile: OCNNA as published, all
     units at or below that percentile of their group's scores. exclude: globs (or `re:` expressions) of node names.
     min_channels: units that every group keeps. samples: how many to calibrate with. rtol: the proof's tolerance.
+    strict_inputs: weights that are graph inputs too, so that the caller may feed others (IR version 4 on), are walls;
+    else they are cut together with the input's shape.
 
     Raises UsageError (options), ModelError (the model), DataError (the data), NothingFree (no unit can go),
     ProofFailed (the proof refused the result).
     """
     _check_options(criterion, ratio, percentile, min_channels)
-    runtime = runtime_settings(providers, threads, samples, seed, rtol)
-    job = _open(model, data, samples, seed, input_shapes, base_folder, runtime, progress)
+    settings = settings_of(
+        data, samples, seed, input_shapes, base_folder, providers, threads, rtol, strict_inputs, progress
+    )
+    job = _open(model, settings)
     if not any(len(g.free) for g in job.groups):
         rows = tuple((w.node, w.op, w.tensor, w.reason) for w in wall_infos(job.trace, job.groups))
         raise NothingFree(_nothing_free(rows, len(job.groups)), rows)
@@ -143,8 +172,10 @@ def prune(
     options.update({"ratio": ratio} if percentile is None else {"percentile": percentile})
     if exclude or exclude_op:
         options["exclude"] = [*exclude, *(f"op:{op}" for op in exclude_op)]
+    if strict_inputs:
+        options[STRICT] = True
     plan = Plan(job.loaded.sha256, job.loaded.name, criterion, options, seed, removed_channels(job.trace, keep))
-    return _carry_out(job, plan, keep, seed, rtol)
+    return _carry_out(job, plan, keep)
 
 
 def apply(
@@ -158,12 +189,17 @@ def apply(
     providers: Sequence[str] = ("CPUExecutionProvider",),
     threads: int = 0,
     rtol: float | None = None,
+    strict_inputs: bool = False,
     base_folder: str | os.PathLike[str] | None = None,
     progress: Progress = lambda stage, done, total: None,
 ) -> Result:
-    """Replay a plan: the same bytes as the prune that made it. Raises DataError where it is not this model's plan."""
-    runtime = runtime_settings(providers, threads, samples, seed, rtol)
-    job = _open(model, data, samples, seed, input_shapes, base_folder, runtime, progress)
+    """Replay a plan: the same bytes as the prune that made it. Raises DataError where it is not this model's plan.
+
+    strict_inputs: as for `prune`; so it is, too, where the plan was made that way.
+    """
+    strict = strict_inputs or is_strict(plan)
+    settings = settings_of(data, samples, seed, input_shapes, base_folder, providers, threads, rtol, strict, progress)
+    job = _open(model, settings)
     if plan.sha256 != job.loaded.sha256:
         raise DataError(
             f"the plan belongs to another model ('{plan.name}', sha256 {plan.sha256[:12]}…; "
@@ -171,7 +207,7 @@ def apply(
         )
     paired, classes = planned(plan, job.trace)
     job = replace(job, trace=paired, groups=find_groups(paired))
-    return _carry_out(job, plan, paired.keep_units(classes), seed, rtol)
+    return _carry_out(job, plan, paired.keep_units(classes))
 
 
 def _check_options(criterion: str, ratio: float | None, percentile: float | None, min_channels: int) -> None:
@@ -190,10 +226,19 @@ def _check_options(criterion: str, ratio: float | None, percentile: float | None
         raise UsageError(f"min_channels {min_channels} is out of range: at least 1")
 
 
-def runtime_settings(
-    providers: Sequence[str], threads: int, samples: int | None = None, seed: int = 0, rtol: float | None = None
-) -> Runtime:
-    """How to run, once what all commands share is seen to be in range. Raises UsageError."""
+def settings_of(
+    data: Any,
+    samples: int | None,
+    seed: int,
+    input_shapes: Mapping[str, Shape] | None,
+    base_folder: str | os.PathLike[str] | None,
+    providers: Sequence[str],
+    threads: int,
+    rtol: float | None = None,
+    strict_inputs: bool = False,
+    progress: Progress = lambda stage, done, total: None,
+) -> Settings:
+    """The settings, once they are seen to be in range. Raises UsageError."""
     if samples is not None and samples < 1:
         raise UsageError(f"samples {samples} is out of range: at least 1")
     if seed < 0:
@@ -204,32 +249,34 @@ def runtime_settings(
         raise UsageError(f"rtol {rtol:g} is out of range: 0 < rtol < 1")
     names = (providers,) if isinstance(providers, str) else tuple(providers)
     check_providers(names)
-    return Runtime(names, threads)
+    shapes, runtime = dict(input_shapes or {}), Runtime(names, threads)
+    return Settings(data, samples, seed, shapes, base_folder, runtime, rtol, strict_inputs, progress)
 
 
-def _open(
-    model: Any,
-    data: Any,
-    count: int | None,
-    seed: int,
-    input_shapes: Mapping[str, Shape] | None,
-    base_folder: str | os.PathLike[str] | None,
-    runtime: Runtime,
-    progress: Progress,
-) -> _Job:
+def is_strict(plan: Plan) -> bool:
+    """Whether the plan was made with `strict_inputs`."""
+    return bool(plan.options.get(STRICT))
+
+
+def samples_for(loaded: LoadedModel, settings: Settings) -> Samples:
+    """The samples to run this model on."""
+    return open_data(settings.data, Graph(loaded.proto), settings.input_shapes, settings.samples, settings.seed)
+
+
+def _open(model: Any, settings: Settings) -> _Job:
     """Load the model, see that onnxruntime opens it, open the data, trace at the data's shapes."""
     timings: dict[str, float] = {}
     started = time.perf_counter()
-    loaded = load(model, base_folder)
-    with open_session(loaded.model, runtime):
+    loaded = load(model, settings.base_folder)
+    with open_session(loaded.model, settings.runtime):
         pass
     timings["load"] = time.perf_counter() - started
-    given = dict(input_shapes or {})
-    samples = open_data(data, Graph(loaded.proto), given, count, seed)
+    samples = samples_for(loaded, settings)
     started = time.perf_counter()
-    traced = trace_model(loaded.model, probe_shapes(samples, given), runtime)
+    given, values = probe_shapes(samples, settings.input_shapes), probe_values(samples)
+    traced = trace_model(loaded.model, given, settings.runtime, values, settings.strict_inputs)
     timings["trace"] = time.perf_counter() - started
-    return _Job(loaded, traced, find_groups(traced), samples, runtime, progress, timings)
+    return _Job(settings, loaded, traced, find_groups(traced), samples, timings)
 
 
 def _nothing_free(rows: Sequence[tuple[str, str, str, str]], groups: int) -> str:
@@ -262,8 +309,8 @@ def _scores(job: _Job, name: str, seed: int) -> dict[int, FloatArray]:
             sources,
             job.samples,
             criterion.per_image,
-            job.runtime,
-            lambda done, total: job.progress("calibrate", done, total),
+            job.settings.runtime,
+            lambda done, total: job.settings.progress("calibrate", done, total),
         )
         found = [criterion.finish(m) for m in measured]
     elif isinstance(criterion, WeightCriterion):
@@ -278,19 +325,22 @@ def _scores(job: _Job, name: str, seed: int) -> dict[int, FloatArray]:
 def proof_feeds(trace: Trace, samples: Samples, seed: int) -> Iterable[Feed]:
     """The first samples, then seeded random inputs of growing scale."""
     first = sample_feed(trace.graph, trace.shapes, samples)
-    return chain([first] if first is not None else [], random_feeds(trace.graph, trace.shapes, seed))
+    given = first.values if first is not None and samples.real else {}
+    drawn = random_feeds(trace.graph, trace.shapes, seed, given)
+    return chain([first] if first is not None else [], drawn)
 
 
-def _carry_out(job: _Job, plan: Plan, keep: BoolArray, seed: int, rtol: float | None) -> Result:
+def _carry_out(job: _Job, plan: Plan, keep: BoolArray) -> Result:
     """Rewrite, prove, evaluate, stamp, report."""
+    runtime, progress = job.settings.runtime, job.settings.progress
     started = time.perf_counter()
     rewritten = rewrite(job.trace, keep)
     job.timings["rewrite"] = time.perf_counter() - started
     started = time.perf_counter()
-    job.progress("prove", 0, 1)
-    feeds = proof_feeds(job.trace, job.samples, seed)
-    proof = prove(rewritten.kept, rewritten.model, job.groups, feeds, job.runtime, rtol)
-    job.progress("prove", 1, 1)
+    progress("prove", 0, 1)
+    feeds = proof_feeds(job.trace, job.samples, job.settings.seed)
+    proof = prove(rewritten.kept, rewritten.model, job.groups, feeds, runtime, job.settings.rtol)
+    progress("prove", 1, 1)
     job.timings["prove"] = time.perf_counter() - started
     if not proof.passed:
         raise ProofFailed(
@@ -303,8 +353,8 @@ def _carry_out(job: _Job, plan: Plan, keep: BoolArray, seed: int, rtol: float | 
         rewritten.model,
         judged,
         batch_size(job.trace, judged),
-        job.runtime,
-        lambda done, total: job.progress("evaluate", done, total),
+        runtime,
+        lambda done, total: progress("evaluate", done, total),
     )
     job.timings["evaluate"] = time.perf_counter() - started
     if plan.remove:

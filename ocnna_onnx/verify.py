@@ -12,8 +12,7 @@ import numpy as np
 import onnx
 
 from .calibrate.stream import batch_size
-from .data.open import open_data
-from .data.samples import probe_shapes
+from .data.samples import probe_shapes, probe_values
 from .errors import DataError, ProofFailed
 from .model.graph import Graph
 from .model.light import Light
@@ -21,7 +20,7 @@ from .model.load import load
 from .model.session import open_session
 from .model.shapes import Shape
 from .model.stamp import KEY, read_stamp
-from .pipeline import Progress, proof_feeds, runtime_settings
+from .pipeline import Progress, is_strict, proof_feeds, samples_for, settings_of
 from .plan.plan import Plan, plan_from_json, planned, read_plan
 from .prove.proof import Proof, prove
 from .report.evaluate import Agreement, evaluate
@@ -67,21 +66,27 @@ def check(
     providers: Sequence[str] = ("CPUExecutionProvider",),
     threads: int = 0,
     rtol: float | None = None,
+    strict_inputs: bool = False,
     base_folder: str | os.PathLike[str] | None = None,
     progress: Progress = lambda stage, done, total: None,
 ) -> CheckResult:
-    """Repeat proof and agreement. Raises ProofFailed where the two do not belong together or the proof fails."""
-    runtime = runtime_settings(providers, threads, samples, seed, rtol)
+    """Repeat proof and agreement. Raises ProofFailed where the two do not belong together or the proof fails.
+
+    strict_inputs: weights that are graph inputs too must not have been cut; each plan's own setting holds in any case.
+    """
+    settings = settings_of(
+        data, samples, seed, input_shapes, base_folder, providers, threads, rtol, strict_inputs, progress
+    )
+    runtime = settings.runtime
     before, after = load(original, base_folder), load(pruned, base_folder)
     with open_session(after.model, runtime):
         pass
-    given = dict(input_shapes or {})
-    chosen = open_data(data, Graph(before.proto), given, samples, seed)
-    given = probe_shapes(chosen, given)
+    chosen = samples_for(before, settings)
+    given, values = probe_shapes(chosen, settings.input_shapes), probe_values(chosen)
     plans = _plans(plan, before.sha256, after.proto)
     current: onnx.ModelProto | Light = before.model
     for number, step in enumerate(plans):
-        traced = trace_model(current, given, runtime)
+        traced = trace_model(current, given, runtime, values, strict_inputs or is_strict(step))
         try:
             traced, classes = planned(step, traced)
         except DataError as error:

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
-from support import RUNTIME, Array, Proven, build, prove_half, removed_at_random, tensors
+from support import RUNTIME, Array, Proven, build, prove_half, removed, removed_at_random, tensors
 
 import ocnna_onnx
 from ocnna_onnx.errors import OcnnaError, ProofFailed
@@ -559,3 +559,14 @@ def test_nothing_removed_is_proven_too() -> None:
     rewritten = rewrite(trace, removed_at_random(trace, 0.0, 0))
     assert rewritten.model == model
     assert proof_of(trace, rewritten.kept, rewritten.model).passed
+
+
+def test_a_layer_that_starts_as_zero_proves() -> None:
+    """A fresh head, Fixup, zero gains: nothing that arrives can matter, and nothing is refused for it."""
+    model = build(
+        """g (float[N,3,8,8] x) => (float[N,6,H,W] y)
+        <float[6,3,1,1] w0, float[8,3,3,3] w1, float[6,8,1,1] w2> {
+          s = Conv(x, w0)  c = Conv<pads=[1,1,1,1]>(x, w1)  r = Relu(c)  b = Conv(r, w2)  y = Add(s, b) }""",
+        w2=np.zeros((6, 8, 1, 1)),
+    )
+    assert removed(prove_half(model)) == {"c": 4}

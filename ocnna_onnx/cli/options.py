@@ -17,6 +17,13 @@ Command = Callable[..., Any]
 
 FILE = click.Path(path_type=Path)
 
+data_option = click.option(
+    "--data",
+    metavar="SOURCE",
+    help="Samples: an .npz (arrays named after the inputs; labels in 'y' or 'labels'), an .npy, 'digits', or "
+    "'photos'.  [default: photos, crops of two photographs; real samples score better]",
+)
+
 
 def data_options(command: Command) -> Command:
     """--data, --samples, --seed, --rtol: what scores and proofs run on."""
@@ -26,25 +33,26 @@ def data_options(command: Command) -> Command:
             "--seed", type=int, default=0, show_default=True, metavar="S", help="Seed of everything that is drawn."
         ),
         click.option("--samples", type=int, metavar="N", help="Use at most N samples.  [default: 256]"),
-        click.option(
-            "--data",
-            metavar="SOURCE",
-            help="Samples: an .npz (arrays named after the inputs; labels in 'y' or 'labels'), an .npy, 'digits', or "
-            "'photos'.  [default: photos, crops of two photographs; real samples score better]",
-        ),
+        data_option,
     ):
         command = option(command)
     return command
 
 
 def runtime_options(command: Command) -> Command:
-    """--input-shapes, --providers, --threads."""
+    """--input-shapes, --strict-inputs, --providers, --threads."""
     for option in (
         click.option(
             "--threads", type=int, default=0, metavar="N", help="onnxruntime's threads.  [default: its choice]"
         ),
         click.option(
             "--providers", default="CPUExecutionProvider", metavar="A,B", help="onnxruntime's execution providers."
+        ),
+        click.option(
+            "--strict-inputs",
+            is_flag=True,
+            help="Leave weights alone that are inputs of the graph too, so that a caller may feed others (IR version 4 "
+            "on).  [default: they are cut together with the input's shape]",
         ),
         click.option(
             "--input-shapes",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +64,30 @@ def array_samples(arrays: Mapping[str, AnyArray], graph: Graph, source: str) -> 
     count = next(iter(counts.values()), 1)
     if count == 0:
         raise DataError(f"{source}: there are no samples in it")
-    return Samples(per_sample, fixed, _labels(labels, count, source), source, "none (arrays are fed as they are)")
+    return Samples(
+        per_sample,
+        fixed,
+        _labels(labels, count, source),
+        source,
+        "none (arrays are fed as they are)",
+        batch=_samples_per_run([v for v in graph.inputs if v.name in per_sample], graph.inputs, fixed),
+    )
+
+
+def _samples_per_run(
+    streamed: Sequence[onnx.ValueInfoProto], inputs: Sequence[onnx.ValueInfoProto], fixed: Mapping[str, AnyArray]
+) -> int:
+    """The size that inputs without a sample axis have where the model leaves it open, if it may count samples (its
+    name is that of a sample axis, or has none): a state [2, N, 128] is one for N samples. 0: they do not say."""
+    names = {declared[0] for v in streamed if (declared := dims(v))}
+    sizes = {
+        fixed[v.name].shape[axis]
+        for v in inputs
+        if v.name in fixed
+        for axis, size in enumerate(dims(v) or ())
+        if isinstance(size, str) and (not size or size in names or "" in names)
+    }
+    return sizes.pop() if len(sizes) == 1 else 0
 
 
 def _is_fixed(value: onnx.ValueInfoProto, array: AnyArray, everything: Mapping[str, AnyArray]) -> bool:

@@ -10,7 +10,7 @@ from ..errors import UsageError
 from ..model.graph import AnyArray, Graph
 from ..model.shapes import Shape
 from .digits import digits, fit
-from .inputs import ImageInput, has_sample_axis, image_input, other_inputs
+from .inputs import ImageInput, image_inputs, other_inputs
 from .samples import Samples
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -19,7 +19,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 def digit_samples(graph: Graph, shapes: Mapping[str, Shape]) -> Samples:
     """The training digits, with the test digits as `evaluation`. Raises UsageError for a net without image input."""
-    images = _image_inputs(graph, shapes)
+    images = image_inputs(graph, shapes)
     if not images:
         raise UsageError("--data digits: the model has no image input that digits could be fitted to")
     data = digits()
@@ -29,11 +29,11 @@ def digit_samples(graph: Graph, shapes: Mapping[str, Shape]) -> Samples:
         for image in images:
             fitted = fit(pictures, image.channels, image.height, image.width)
             arrays[image.name] = image.arrange(fitted * 255 if image.dtype == np.uint8 else fitted)
-        others = other_inputs(graph, shapes, set(arrays), len(labels), 0)
+        others, fixed = other_inputs(graph, shapes, set(arrays), len(labels), 0)
         first = images[0]
         return Samples(
-            arrays={**arrays, **{n: a for n, a in others.items() if _per_sample(graph, n, shapes)}},
-            fixed={n: a for n, a in others.items() if not _per_sample(graph, n, shapes)},
+            arrays={**arrays, **others},
+            fixed=fixed,
             labels=labels,
             source=f"digits of scikit-learn, {part} part",
             preprocessing=f"8×8 digits resized (bilinear) to {first.height}×{first.width}, scaled to 0 … 1",
@@ -48,7 +48,7 @@ def digit_samples(graph: Graph, shapes: Mapping[str, Shape]) -> Samples:
 def photo_samples(graph: Graph, shapes: Mapping[str, Shape], count: int, seed: int) -> Samples:
     """Random crops of two photographs at the input's size (the default when the user has nothing); seeded noise for
     inputs that are no image."""
-    images = _image_inputs(graph, shapes)
+    images = image_inputs(graph, shapes)
     arrays: dict[str, AnyArray] = {}
     done = "seeded noise (float inputs), zeros (integer inputs)"
     rng = np.random.default_rng(seed)
@@ -61,21 +61,10 @@ def photo_samples(graph: Graph, shapes: Mapping[str, Shape], count: int, seed: i
             done = f"random crops, {image.height}×{image.width}, x/255, ImageNet mean and deviation"
         else:
             done = f"random crops, {image.height}×{image.width}, x/255, mean 0.5, deviation 0.25"
-    others = other_inputs(graph, shapes, set(arrays), count, seed)
-    arrays.update({n: a for n, a in others.items() if _per_sample(graph, n, shapes)})
-    fixed = {n: a for n, a in others.items() if not _per_sample(graph, n, shapes)}
+    others, fixed = other_inputs(graph, shapes, set(arrays), count, seed)
+    arrays.update(others)
     source = "crops of two photographs" if images else "made-up samples"
     return Samples(arrays, fixed, None, source, done, real=False)
-
-
-def _image_inputs(graph: Graph, shapes: Mapping[str, Shape]) -> list[ImageInput]:
-    found = [image_input(v, shapes[v.name]) for v in graph.inputs]
-    return [i for i in found if i is not None]
-
-
-def _per_sample(graph: Graph, name: str, shapes: Mapping[str, Shape]) -> bool:
-    value = next(v for v in graph.inputs if v.name == name)
-    return has_sample_axis(value, shapes[name])
 
 
 def _crops(image: ImageInput, count: int, rng: np.random.Generator) -> AnyArray:

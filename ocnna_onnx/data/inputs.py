@@ -42,27 +42,43 @@ def image_input(value: onnx.ValueInfoProto, shape: Shape) -> ImageInput | None:
     return None
 
 
+def image_inputs(graph: Graph, shapes: Mapping[str, Shape]) -> list[ImageInput]:
+    """The inputs that take pictures. One with room for several, next to an input with room for another number, is none:
+    it is a state that looks like a picture."""
+    declared = {v.name: (dims(v) or ("",))[0] for v in graph.inputs if dims(v) != ()}
+    room = {size for size in declared.values() if isinstance(size, int)}
+    odd = {name for name, size in declared.items() if isinstance(size, int) and size > 1 and len(room) > 1}
+    found = (image_input(v, shapes[v.name]) for v in graph.inputs if v.name not in odd)
+    return [i for i in found if i is not None]
+
+
 def other_inputs(
     graph: Graph, shapes: Mapping[str, Shape], skip: set[str], count: int, seed: int
-) -> dict[str, AnyArray]:
-    """Seeded noise (floats) or zeros (integers, booleans) for inputs that are no image, [count, …] each."""
+) -> tuple[dict[str, AnyArray], dict[str, AnyArray]]:
+    """Seeded noise (floats) or zeros (integers, booleans) for inputs that are no image: those with a sample axis,
+    [count, …] each, and those without."""
     rng = np.random.default_rng(seed)
-    found: dict[str, AnyArray] = {}
+    sampled = sampled_inputs(graph, shapes)
+    arrays: dict[str, AnyArray] = {}
+    fixed: dict[str, AnyArray] = {}
     for value in graph.inputs:
         if value.name in skip:
             continue
         dtype = np.dtype(helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
         shape = shapes[value.name]
-        full = (count, *shape[1:]) if has_sample_axis(value, shape) else shape
-        found[value.name] = (rng.standard_normal(full) if dtype.kind == "f" else np.zeros(full)).astype(dtype)
+        full = (count, *shape[1:]) if value.name in sampled else shape
+        made = (rng.standard_normal(full) if dtype.kind == "f" else np.zeros(full)).astype(dtype)
+        (arrays if value.name in sampled else fixed)[value.name] = made
+    return arrays, fixed
+
+
+def sampled_inputs(graph: Graph, shapes: Mapping[str, Shape]) -> set[str]:
+    """Inputs whose axis 0 counts samples: it is symbolic, or 1, or the input is a picture."""
+    found = {i.name for i in image_inputs(graph, shapes)}
+    for value in graph.inputs:
+        declared = dims(value)
+        if declared is None:
+            found |= {value.name} if shapes[value.name] else set()
+        elif declared and (isinstance(declared[0], str) or declared[0] == 1):
+            found.add(value.name)
     return found
-
-
-def has_sample_axis(value: onnx.ValueInfoProto, shape: Shape) -> bool:
-    """Whether axis 0 counts samples: it is symbolic, or 1, or the input is a picture."""
-    declared = dims(value)
-    if declared is None:
-        return bool(shape)
-    return bool(declared) and (
-        isinstance(declared[0], str) or declared[0] == 1 or image_input(value, shape) is not None
-    )

@@ -20,7 +20,8 @@ class Samples:
     arrays: input -> [n, …]; fixed: input -> array without a sample axis, the same in every feed. labels: int64 [n].
     source: where they come from, preprocessing: what was done to them, both in words. real: whether the user chose
     them. evaluation: other samples of the same kind to judge by (never calibrated with), where the source has some.
-    foreign_labels: whether the labels may be of other classes than the model's.
+    foreign_labels: whether the labels may be of other classes than the model's. batch: how many samples one run takes
+    where `fixed` says so (a recurrent state for N of them), else 0.
     """
 
     arrays: Mapping[str, AnyArray]
@@ -31,6 +32,7 @@ class Samples:
     real: bool = True
     evaluation: Samples | None = None
     foreign_labels: bool = False
+    batch: int = 0
 
     @property
     def count(self) -> int:
@@ -51,11 +53,17 @@ class Samples:
 
 
 def probe_shapes(samples: Samples, given: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-    """The shapes that the user gave, and for other inputs those of real samples (0: the sample axis, to be guessed)."""
+    """The shapes that the user gave, and for other inputs those of real samples (0: the sample axis, to be guessed, if
+    the data does not say)."""
     if not samples.real:
         return dict(given)
-    per_sample = {name: (0, *array.shape[1:]) for name, array in samples.arrays.items()}
+    per_sample = {name: (samples.batch, *array.shape[1:]) for name, array in samples.arrays.items()}
     return {**per_sample, **{name: array.shape for name, array in samples.fixed.items()}, **given}
+
+
+def probe_values(samples: Samples) -> dict[str, AnyArray]:
+    """What the user's own samples hold; nothing where they are made up."""
+    return {**samples.arrays, **samples.fixed} if samples.real else {}
 
 
 def choose(samples: Samples, count: int, seed: int) -> Samples:

@@ -4,7 +4,7 @@ the shapes of other tensors. They are evaluated by onnxruntime, operator by oper
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -28,7 +28,8 @@ class Constants:
 
     shape: tensor shapes, for the shape arithmetic in the graph. second: shapes at another probe (None: there are no
     symbolic dimensions); what differs between the two is live, what does not is fixed like any constant. dtype: onnx
-    element types, for CastLike, which reads no more of its second operand.
+    element types, for CastLike, which reads no more of its second operand. strict_inputs: initializers that the caller
+    may override are no constants.
     """
 
     graph: Graph
@@ -36,6 +37,7 @@ class Constants:
     runtime: Runtime = Runtime()
     second: Mapping[str, Shape] | None = None
     dtype: Mapping[str, int] = field(default_factory=dict)
+    strict_inputs: bool = False
     _cache: dict[str, AnyArray] = field(default_factory=dict)
 
     @cached_property
@@ -65,14 +67,15 @@ class Constants:
             return frozenset(names)
         if not self.second:
             return frozenset()
-        other = Constants(self.graph, self.second, self.runtime, None, self.dtype)
+        other = Constants(self.graph, self.second, self.runtime, None, self.dtype, self.strict_inputs)
         pairs = ((n, self.value(n), other.value(n)) for n in names)
         return frozenset(n for n, a, b in pairs if a is not None and b is not None and np.array_equal(a, b))
 
     @cached_property
     def _static(self) -> dict[str, bool]:
         """Name -> whether a Shape or Size is among its ancestors, for every tensor known ahead."""
-        static: dict[str, bool] = dict.fromkeys(self.graph.initializers, False)
+        stored = self.graph.initializers.keys() - (self.graph.overridable if self.strict_inputs else frozenset())
+        static: dict[str, bool] = dict.fromkeys(stored, False)
         for i in self.graph.order:
             node = self.graph.nodes[i]
             names = [n for n in node.input if n]
@@ -91,6 +94,23 @@ class Constants:
             elif all(n in static for n in names) and names:
                 static.update({n: any(static[x] for x in names) for n in node.output if n})
         return static
+
+    @cached_property
+    def overridden(self) -> dict[str, str]:
+        """Tensors that would be constants, but for an initializer that the caller may override -> its name."""
+        if not self.strict_inputs:
+            return {}
+        found = {n: n for n in self.graph.overridable}
+        for i in self.graph.order:
+            node = self.graph.nodes[i]
+            origin = next((found[n] for n in node.input if n in found), "")
+            if origin and all(n in found or n in self._static for n in node.input if n):
+                found.update(dict.fromkeys(filter(None, node.output), origin))
+        return found
+
+    def with_defaults(self) -> Constants:
+        """The same with every initializer at its default value."""
+        return replace(self, strict_inputs=False, _cache={}) if self.strict_inputs else self
 
     def value(self, name: str) -> AnyArray | None:
         """The value of a tensor known ahead (at these shapes), else None."""

@@ -54,13 +54,14 @@ def macs(graph: Graph, shape: Mapping[str, Shape]) -> dict[int, int]:
     """Node number -> multiply–accumulates of one run at these shapes (Conv, ConvTranspose, Gemm, MatMul, Einsum)."""
     found: dict[int, int] = {}
     for i in range(len(graph.nodes)):
-        count = _node_macs(graph, i, shape)
+        count = node_macs(graph, i, shape)
         if count:
             found[i] = count
     return found
 
 
-def _node_macs(graph: Graph, index: int, shape: Mapping[str, Shape]) -> int:
+def node_macs(graph: Graph, index: int, shape: Mapping[str, Shape]) -> int:
+    """Multiply–accumulates of one node; 0 for other operators, and where a shape is missing."""
     node = graph.nodes[index]
     op = node.op_type
     if not node.output or not node.output[0] or any(n and n not in shape for n in (*node.input, node.output[0])):
@@ -86,6 +87,7 @@ def _node_macs(graph: Graph, index: int, shape: Mapping[str, Shape]) -> int:
 
 def weights(graph: Graph, constants: Constants) -> dict[str, frozenset[int]]:
     """Weight tensors (initializers and Constant outputs) -> the nodes that use them as weights."""
+    constants = constants.with_defaults()
     users: dict[str, set[int]] = {}
     for i, node in enumerate(graph.nodes):
         if all(n in constants.fixed for n in node.output if n):
@@ -94,16 +96,17 @@ def weights(graph: Graph, constants: Constants) -> dict[str, frozenset[int]]:
         for k, name in enumerate(node.input):
             if name not in constants.fixed or (steering is not None and k not in steering):
                 continue
-            origin = _origin(graph, name)
-            tensor_type, size = _type_and_size(graph, constants, origin)
+            stored = origin(graph, name)
+            tensor_type, size = _type_and_size(graph, constants, stored)
             if tensor_type in WEIGHT_TYPES and (size > 1 or node.op_type in WEIGHTED):
-                users.setdefault(origin, set()).add(i)
+                users.setdefault(stored, set()).add(i)
     return {name: frozenset(nodes) for name, nodes in users.items()}
 
 
-def parameters(graph: Graph, constants: Constants) -> int:
-    """Elements of all weights; a shared one counts once, BatchNormalization's running statistics do not."""
-    return sum(_type_and_size(graph, constants, name)[1] for name in weights(graph, constants))
+def parameters(graph: Graph, constants: Constants, live: frozenset[str] = frozenset()) -> int:
+    """Elements of all weights; a shared one counts once, BatchNormalization's running statistics do not. live: tensors
+    that are known to follow the symbolic dimensions, so that they are no weights."""
+    return sum(_type_and_size(graph, constants, name)[1] for name in weights(graph, constants) if name not in live)
 
 
 def size_of(graph: Graph, constants: Constants, name: str) -> int:
@@ -111,7 +114,7 @@ def size_of(graph: Graph, constants: Constants, name: str) -> int:
     return _type_and_size(graph, constants, name)[1]
 
 
-def _origin(graph: Graph, name: str) -> str:
+def origin(graph: Graph, name: str) -> str:
     """The initializer or Constant behind a weight that is cast, transposed, reshaped or dequantized on its way."""
     while name not in graph.initializers and name in graph.producer:
         node = graph.nodes[graph.producer[name]]

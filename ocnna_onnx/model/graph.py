@@ -71,6 +71,13 @@ class Graph:
         return tuple(i for i in self.proto.graph.input if i.name not in weights)
 
     @cached_property
+    def overridable(self) -> frozenset[str]:
+        """Initializers that are graph inputs too: from IR version 4 on the caller may feed another value."""
+        if self.proto.ir_version < 4:
+            return frozenset()
+        return frozenset(i.name for i in self.proto.graph.input) & self.initializers.keys()
+
+    @cached_property
     def outputs(self) -> tuple[str, ...]:
         return tuple(o.name for o in self.proto.graph.output)
 

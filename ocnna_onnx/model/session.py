@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -69,7 +70,17 @@ def run(
     try:
         return dict(zip(outputs, session.run(list(outputs), dict(feed)), strict=True))
     except Exception as error:
-        raise ModelError(f"onnxruntime cannot run the model: {first_line(error)}") from error
+        raise ModelError(f"onnxruntime cannot run the model: {_failing_node(first_line(error))}") from error
+
+
+def _failing_node(text: str) -> str:
+    """onnxruntime's message with the innermost node that failed in front, instead of one sentence per level."""
+    found = re.findall(r"while running (\S+) node\. Name:'([^']*)'", text)
+    if not found:
+        return text
+    op, name = found[-1]
+    inside = f" in the body of '{found[0][1]}'" if len(found) > 1 else ""
+    return f"node '{name}' ({op}){inside}: {text.rsplit('Status Message: ', 1)[-1]}"
 
 
 def first_line(error: BaseException) -> str:

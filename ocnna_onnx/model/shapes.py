@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,20 +48,24 @@ class Shapes:
     second: Mapping[str, Shape] | None = None
 
 
-def probe(graph: Graph, given: Mapping[str, Shape], runtime: Runtime) -> Shapes:
+def probe(
+    graph: Graph, given: Mapping[str, Shape], runtime: Runtime, values: Mapping[str, AnyArray] | None = None
+) -> Shapes:
     """Shapes of all tensors. given: input -> shape for inputs with symbolic dimensions (a value ≤ 0 keeps our guess).
+    values: input -> samples for nets that do not run on zeros.
 
-    Raises ShapeNeeded where a symbolic dimension cannot be guessed, UsageError where `given` does not fit.
+    Raises ShapeNeeded where a symbolic dimension cannot be guessed, UsageError where `given` does not fit, ModelError
+    where shapes can only be found by running the model, and it does not run.
     """
     first, second = (input_shapes(graph, given, k) for k in (0, 1))
-    shape, dtype = _all_shapes(graph, first, runtime)
+    shape, dtype = _all_shapes(graph, first, runtime, values or {})
     dynamic: dict[str, frozenset[int]] = {}
     other: dict[str, Shape] | None = None
     if first != second:
         other, _ = _deduced(graph, second, runtime)
         if _missing(graph, other, dtype):
             try:
-                other = _executed(graph, second, runtime)[0]
+                other = _executed(graph, second, runtime, values or {})[0]
             except ModelError:  # the second probe is a courtesy: a net may accept one size only
                 other = {}
         for name, size in shape.items():
@@ -77,10 +81,27 @@ def input_shapes(graph: Graph, given: Mapping[str, Shape], which: int = 0) -> di
     if unknown:
         known = ", ".join(i.name for i in graph.inputs)
         raise UsageError(f"--input-shapes names '{sorted(unknown)[0]}', which is no input of the model ({known})")
-    return {i.name: _guess(i, given.get(i.name), which) for i in graph.inputs}
+    peers = {i.name: [v for v in graph.inputs if v is not i] for i in graph.inputs}
+    return {
+        i.name: _guess(i, given.get(i.name), _shared_sizes(peers[i.name], given, which), which) for i in graph.inputs
+    }
 
 
-def _guess(value: onnx.ValueInfoProto, given: Shape | None, which: int) -> Shape:
+def _shared_sizes(inputs: Sequence[onnx.ValueInfoProto], given: Mapping[str, Shape], which: int) -> dict[str, int]:
+    """Sizes of the symbolic dimensions that these inputs name: as given, or our guess where they count samples."""
+    found: dict[str, int] = {}
+    for value in inputs:
+        declared = dims(value) or ()
+        asked = given.get(value.name, (0,) * len(declared))
+        found.update({n: s for n, s in zip(declared, asked, strict=False) if isinstance(n, str) and n and s > 0})
+    for value in inputs:
+        for name in (dims(value) or ())[:1]:
+            if isinstance(name, str) and name:
+                found.setdefault(name, PROBE_BATCHES[which])
+    return found
+
+
+def _guess(value: onnx.ValueInfoProto, given: Shape | None, others: Mapping[str, int], which: int) -> Shape:
     declared = dims(value)
     if declared is None:
         if given is None:
@@ -101,6 +122,8 @@ def _guess(value: onnx.ValueInfoProto, given: Shape | None, which: int) -> Shape
             sizes.append(size)
         elif asked is not None:
             sizes.append(asked)
+        elif size in others:
+            sizes.append(others[size])
         elif axis == 0:
             sizes.append(PROBE_BATCHES[which])
         elif image:
@@ -127,11 +150,13 @@ def _batch(graph: Graph, feeds: Mapping[str, Shape], shape: Mapping[str, Shape])
     return next(iter(sizes), 1) if len(sizes) == 1 else 1
 
 
-def _all_shapes(graph: Graph, feeds: Mapping[str, Shape], runtime: Runtime) -> tuple[dict[str, Shape], dict[str, int]]:
+def _all_shapes(
+    graph: Graph, feeds: Mapping[str, Shape], runtime: Runtime, values: Mapping[str, AnyArray]
+) -> tuple[dict[str, Shape], dict[str, int]]:
     shape, dtype = _deduced(graph, feeds, runtime)
     if not _missing(graph, shape, dtype):
         return shape, dtype
-    ran_shape, ran_dtype = _executed(graph, feeds, runtime)
+    ran_shape, ran_dtype = _executed(graph, feeds, runtime, values)
     return {**shape, **ran_shape}, {**dtype, **ran_dtype}
 
 
@@ -208,8 +233,11 @@ def _inferred(
     return shape, dtype
 
 
-def _executed(graph: Graph, feeds: Mapping[str, Shape], runtime: Runtime) -> tuple[dict[str, Shape], dict[str, int]]:
-    """Shapes of every tensor by running the model once on zeros, with a Shape node on every tensor."""
+def _executed(
+    graph: Graph, feeds: Mapping[str, Shape], runtime: Runtime, values: Mapping[str, AnyArray]
+) -> tuple[dict[str, Shape], dict[str, int]]:
+    """Shapes of every tensor by running the model once (on `values`; on zeros where there are none of that size), with
+    a Shape node on every tensor."""
     names = [n for node in graph.nodes if node.op_type not in SEQUENCE_OPS for n in node.output if n]
     dtype = _types(graph, names, runtime)
     names = [n for n in names if n in dtype]
@@ -217,10 +245,25 @@ def _executed(graph: Graph, feeds: Mapping[str, Shape], runtime: Runtime) -> tup
     for name in names:
         model.proto.graph.node.append(helper.make_node("Shape", [name], [_probe_name(name)]))
         model.proto.graph.output.append(helper.make_tensor_value_info(_probe_name(name), TensorProto.INT64, None))
-    feed = {v.name: np.zeros(feeds[v.name], _numpy_type(v)) for v in graph.inputs}
+    feed = {v.name: _probe_value(values.get(v.name), feeds[v.name], _numpy_type(v)) for v in graph.inputs}
     with open_session(model, runtime) as session:
-        found = run(session, [_probe_name(n) for n in names], feed)
+        try:
+            found = run(session, [_probe_name(n) for n in names], feed)
+        except ModelError as error:
+            text = "zeros" if not values else "the first sample"
+            sizes = ", ".join(f"{n} [{','.join(map(str, s))}]" for n, s in feeds.items())
+            raise ModelError(
+                f"shapes can only be found by running the model once, and on {text} at {sizes} it fails: {error}; "
+                "give it inputs that it runs on: --data samples.npz, and --input-shapes where the sizes are wrong"
+            ) from error
     return {n: tuple(int(s) for s in found[_probe_name(n)]) for n in names}, dtype
+
+
+def _probe_value(samples: AnyArray | None, shape: Shape, dtype: np.dtype[np.generic]) -> AnyArray:
+    """An input at the probe shape: the first samples (repeated where there are too few), else zeros."""
+    if samples is None or samples.shape[1:] != shape[1:] or samples.ndim != len(shape) or not samples.size:
+        return np.zeros(shape, dtype)
+    return samples[np.arange(shape[0]) % len(samples)] if shape else samples
 
 
 def _types(graph: Graph, names: list[str], runtime: Runtime) -> dict[str, int]:

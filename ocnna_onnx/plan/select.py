@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,7 +51,7 @@ def select(trace: Trace, groups: Sequence[Group], score: FloatArray, cut: Cut, b
     """Classes that go. barred: classes that the user excluded. Ties keep the lower index; no tensor is emptied."""
     chosen = [_from_group(g, np.setdiff1d(g.free, barred), score, cut) for g in groups]
     removed = np.concatenate(chosen) if chosen else np.zeros(0, np.int64)
-    return np.sort(_spare_emptied(trace, removed, score))
+    return np.sort(spare_emptied(removed, trace.axis_classes().values(), score))
 
 
 def _from_group(group: Group, free: IntArray, score: FloatArray, cut: Cut) -> IntArray:
@@ -71,11 +71,12 @@ def _from_group(group: Group, free: IntArray, score: FloatArray, cut: Cut) -> In
     return free[worst_first[: min(count, most)]]
 
 
-def _spare_emptied(trace: Trace, removed: IntArray, score: FloatArray) -> IntArray:
-    """Where a tensor (one half of a Split, say) would lose everything, its best-scored unit stays."""
-    gone = np.zeros(len(trace.free), bool)
+def spare_emptied(removed: IntArray, together: Iterable[IntArray], score: FloatArray) -> IntArray:
+    """Where a tensor (one half of a Split, say) would lose everything, its best-scored class stays. together: the sets
+    of which something must stay (`Trace.axis_classes`)."""
+    gone = np.zeros(len(score), bool)
     gone[removed] = True
-    for classes in trace.axis_classes().values():
+    for classes in together:
         if gone[classes].all():
             gone[classes[np.lexsort((classes, -score[classes]))[0]]] = False
     return removed[gone[removed]]

@@ -34,8 +34,10 @@ def sample_feed(graph: Graph, shapes: Shapes, samples: Samples) -> Feed | None:
     return Feed(feed)
 
 
-def random_feeds(graph: Graph, shapes: Shapes, seed: int) -> Iterator[Feed]:
-    """One feed per scale: normal floats, integers and booleans at 0 (they may be indices or flags)."""
+def random_feeds(
+    graph: Graph, shapes: Shapes, seed: int, given: Mapping[str, AnyArray] | None = None
+) -> Iterator[Feed]:
+    """One feed per scale: normal floats; integers and booleans as in `given`, else 0 (they may be indices or flags)."""
     rng = np.random.default_rng(seed)
     for scale in SCALES:
         feed: dict[str, AnyArray] = {}
@@ -44,7 +46,8 @@ def random_feeds(graph: Graph, shapes: Shapes, seed: int) -> Iterator[Feed]:
             dtype = np.dtype(helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
             if dtype.kind in "iub":
                 high = 256 if dtype == np.uint8 and len(shape) == 4 else 1
-                feed[value.name] = rng.integers(0, high, shape).astype(dtype)
+                drawn = rng.integers(0, high, shape).astype(dtype)
+                feed[value.name] = (given or {}).get(value.name, drawn) if high == 1 else drawn
             else:
                 limit = min(scale, 1e3) if dtype.itemsize == 2 else scale
                 feed[value.name] = (rng.standard_normal(shape) * limit).astype(dtype)

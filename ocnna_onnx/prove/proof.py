@@ -265,9 +265,22 @@ def _unproven_locally(models: _Models, groups: Sequence[Group], feed: Feed | Non
     for group in groups:
         for node, i in places[group.id]:
             tolerance = models.tolerance(trace.graph.nodes[node].output[0])
-            if tolerance is not None and not _answers(prover, node, i, tolerance):
+            if (
+                tolerance is not None
+                and not _has_no_weight(trace, node, i)
+                and not _answers(prover, node, i, tolerance)
+            ):
                 return group
     return None
+
+
+def _has_no_weight(trace: Trace, node: int, i: int) -> bool:
+    """Whether a contraction multiplies by nothing but zeros (a layer that starts as zero): no input can matter."""
+    proto = trace.graph.nodes[node]
+    if proto.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
+        return False
+    weight = trace.constants.value(proto.input[1 - i])
+    return weight is not None and not weight.any()
 
 
 def _answers(prover: LocalProver, node: int, i: int, tolerance: float) -> bool:

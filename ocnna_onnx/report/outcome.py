@@ -51,7 +51,9 @@ class Outcome:
         }
         after = {
             "params": cost.parameters(
-                small, Constants(small, rewritten.shapes, trace.constants.runtime, None, trace.shapes.dtype)
+                small,
+                Constants(small, rewritten.shapes, trace.constants.runtime, None, trace.shapes.dtype),
+                trace.constants.live,
             ),
             "macs": sum(cost.macs(small, rewritten.shapes).values()) // batch,
             "bytes": rewritten.model.ByteSize(),
@@ -59,7 +61,8 @@ class Outcome:
         groups = [_group_row(trace, g, rewritten.kept.keep) for g in self.groups]
         units = sum(g["units"] for g in groups)
         removed = sum(g["removed"] for g in groups)
-        requested = {k: v for k, v in plan.options.items() if k in ("ratio", "percentile", "exclude", "min_channels")}
+        asked = ("ratio", "percentile", "exclude", "min_channels", "strict_inputs")
+        requested = {k: v for k, v in plan.options.items() if k in asked}
         return {
             "schema": SCHEMA,
             "tool": f"ocnna-onnx {version}",
@@ -112,6 +115,7 @@ class Outcome:
             found.append(
                 f"{len(overridable)} weights that were cut are also graph inputs ('{overridable[0]}', …): their input "
                 "shapes were cut too, and the proof holds for the default values"
+                + (" (--strict-inputs leaves them alone)" if self.trace.graph.overridable else "")
             )
         names, operators = self.trace.graph.names, {n.op_type for n in self.trace.graph.nodes}
         for pattern in self.plan.options.get("exclude", ()):

@@ -11,7 +11,6 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from ..verify import CheckResult
-    from .inspection import Inspection
 
 GROUP_ROWS = 24
 WALL_ROWS = 8
@@ -99,35 +98,6 @@ def _wall_lines(console: Console, walls: list[tuple[str, str, str, str]], verbos
 def _names(names: list[str] | tuple[str, ...], limit: int = 3) -> str:
     shown = ", ".join(names[:limit])
     return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
-
-
-def print_inspection(found: Inspection, verbose: int) -> None:
-    """Groups with members, consumers and cost; then walls."""
-    console = _console()
-    console.print(f"{found.model}: {found.params:,} parameters, {found.macs:,} MACs per sample", markup=False)
-    table = Table(box=None, pad_edge=False)
-    for name, side in (
-        ("group", "right"),
-        ("channels", "right"),
-        ("units", "right"),
-        ("removable", "right"),
-        ("parameters", "right"),
-        ("MACs", "right"),
-        ("coupled layers", "left"),
-        ("read by", "left"),
-    ):
-        table.add_column(name, justify=side, no_wrap=side == "right", overflow="fold")  # type: ignore[arg-type]
-    shown = found.groups if verbose else found.groups[: 2 * GROUP_ROWS]
-    for g in shown:
-        members = _names(g.members) + (f"  [{g.grid}]" if g.grid else "")
-        numbers = (g.id, g.channels, g.units, g.removable, f"{g.params:,}", f"{g.macs:,}")
-        table.add_row(*map(str, numbers), escape(members), escape(_names(g.consumers)))
-    console.print(table)
-    if len(shown) < len(found.groups):
-        console.print(f"… and {len(found.groups) - len(shown)} more groups (-v shows all)", markup=False)
-    _wall_lines(console, [(w.node, w.op, w.tensor, w.reason) for w in found.walls], verbose)
-    free, units = sum(g.removable for g in found.groups), sum(g.units for g in found.groups)
-    console.print(f"{free:,} of {units:,} units in {len(found.groups)} groups can go", markup=False)
 
 
 def print_check(found: CheckResult) -> None:

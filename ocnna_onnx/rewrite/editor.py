@@ -58,7 +58,8 @@ class Editor:
     def adapted(self) -> Constants:
         """Constants as they will be once every tensor has its new shape."""
         trace = self.kept.trace
-        return Constants(trace.graph, self.kept.shapes(), trace.constants.runtime, None, trace.shapes.dtype)
+        shapes, strict = self.kept.shapes(), trace.constants.strict_inputs
+        return Constants(trace.graph, shapes, trace.constants.runtime, None, trace.shapes.dtype, strict)
 
     def fresh_name(self, base: str) -> str:
         """A tensor name that is not in use."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import onnx
 
 from ..model.constants import SHAPE_READERS, Constants
-from ..model.graph import Graph, bodies, captured
+from ..model.graph import AnyArray, Graph, bodies, captured
 from ..model.light import Light
 from ..model.session import Runtime
 from ..model.shapes import Shape, probe
@@ -23,19 +24,27 @@ DEFECT = "a defect of ocnna-onnx"
 
 
 def trace(
-    model: onnx.ModelProto | Light, input_shapes: dict[str, Shape] | None = None, runtime: Runtime = Runtime()
+    model: onnx.ModelProto | Light,
+    input_shapes: Mapping[str, Shape] | None = None,
+    runtime: Runtime = Runtime(),
+    values: Mapping[str, AnyArray] | None = None,
+    strict_inputs: bool = False,
 ) -> Trace:
     """Find which channels belong together and where the walls are.
 
-    input_shapes: input -> probe shape, for symbolic dimensions that cannot be guessed.
+    input_shapes: input -> probe shape, for symbolic dimensions that cannot be guessed. values: input -> samples to
+    probe with, where shapes are found by running the model. strict_inputs: initializers that the caller may override
+    are not cut.
     Raises ShapeNeeded, UsageError (shapes that do not fit), ModelError (onnxruntime cannot run the model).
     """
     graph = Graph(model.proto, model.weights) if isinstance(model, Light) else Graph(model)
-    shapes = probe(graph, input_shapes or {}, runtime)
-    constants = Constants(graph, shapes.shape, runtime, shapes.second, shapes.dtype)
+    shapes = probe(graph, input_shapes or {}, runtime, values or {})
+    constants = Constants(graph, shapes.shape, runtime, shapes.second, shapes.dtype, strict_inputs)
     record = Record(graph, shapes, constants)
     for i in graph.order:
         _visit(record, i)
+    if strict_inputs:
+        _name_overridden(record)
     for name in graph.outputs:
         units = [x.array.reshape(-1) for x in record.labels.get(name, ())]
         if units:
@@ -112,6 +121,25 @@ def _has_weights(n: NodeTrace) -> bool:
     return any(
         n.is_fixed(i) and len(n.record.shapes.shape.get(n.node.input[i], ())) > 1 for i in range(len(n.node.input))
     )
+
+
+def _name_overridden(record: Record) -> None:
+    """Walls of nodes with an operand that the caller may override name that operand; so do layers that make no
+    channels because of it."""
+    origins = record.constants.overridden
+    reasons: dict[int, str] = {}
+    for i, node in enumerate(record.graph.nodes):
+        origin = next((origins[name] for name in node.input if name in origins), "")
+        if origin and not all(o in origins for o in node.output if o):
+            reasons[i] = f"'{origin}' is an overridable input (--strict-inputs)"
+    for k, wall in enumerate(record.walls):
+        if wall.node in reasons and DEFECT not in wall.reason:
+            record.walls[k] = replace(wall, reason=reasons[wall.node])
+    for i, reason in reasons.items():
+        node = record.graph.nodes[i]
+        rule = rule_for(node)
+        if rule is not None and rule.source:
+            _refuse(record, i, reason)
 
 
 def _refuse(record: Record, index: int, reason: str) -> None:
