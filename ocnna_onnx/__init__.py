@@ -22,6 +22,7 @@ _PUBLIC = {  # name -> module; loaded when first used, so that importing the pac
     "Plan": "plan.plan",
     "read_plan": "plan.plan",
     "Inspection": "report.inspection",
+    "Why": "report.why",
     "OcnnaError": "errors",
     "UsageError": "errors",
     "ModelError": "errors",
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from .pipeline import Result, apply, inspect, prune
     from .plan.plan import Plan, read_plan
     from .report.inspection import Inspection
+    from .report.why import Why
     from .verify import CheckResult, check
 
 __all__ = [
@@ -50,6 +52,7 @@ __all__ = [
     "Result",
     "ShapeNeeded",
     "UsageError",
+    "Why",
     "__version__",
     "apply",
     "check",

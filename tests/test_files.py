@@ -157,7 +157,8 @@ def test_nodes_that_need_no_edit_are_identical(pair: Pair) -> None:
             assert new.SerializeToString() == old.SerializeToString()
 
 
-def test_local_functions_survive() -> None:
+@pytest.mark.parametrize("ratio", [0.0, 0.5])
+def test_local_functions_survive_where_nothing_goes(ratio: float) -> None:
     model = tiny()
     model.opset_import.add(domain="local", version=1)
     body = [helper.make_node("Mul", ["p", "p"], ["q"])]
@@ -166,8 +167,9 @@ def test_local_functions_survive() -> None:
     )
     model.graph.node[-1].output[0] = "pre"
     model.graph.node.append(helper.make_node("Square", ["pre"], ["y"], name="square", domain="local"))
-    pruned = prune(model, ratio=0.5).model
-    assert list(pruned.functions) == list(model.functions)
+    pruned = prune(model, ratio=ratio).model
+    assert list(pruned.functions) == ([] if ratio else list(model.functions))  # inlined to be pruned
+    assert list(pruned.opset_import) == list(model.opset_import)
     assert infer(pruned, {"x": images(3)})[0].shape == (3, 5)
 
 

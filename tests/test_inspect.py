@@ -3,6 +3,7 @@ with."""
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from pathlib import Path
@@ -12,8 +13,10 @@ import numpy as np
 import onnx
 import pytest
 from nets import MODELS, NETS, cli, done, written
-from onnx import helper
-from support import RUNTIME, build, prove_half
+from onnx import helper, numpy_helper
+from rich.console import Console
+from support import RUNTIME, build, prove_half, removed_at_random
+from test_rules import CASES
 
 import ocnna_onnx
 from ocnna_onnx.data.arrays import array_samples
@@ -22,10 +25,13 @@ from ocnna_onnx.model import cost
 from ocnna_onnx.model.constants import Constants
 from ocnna_onnx.model.graph import Graph
 from ocnna_onnx.model.shapes import input_shapes
+from ocnna_onnx.prove.inputs import random_feeds
+from ocnna_onnx.prove.proof import prove
 from ocnna_onnx.report.savings import Cost, Savings
+from ocnna_onnx.report.tree import print_inspection
 from ocnna_onnx.rewrite.rewrite import rewrite
 from ocnna_onnx.trace.groups import find_groups
-from ocnna_onnx.trace.rules import RULES
+from ocnna_onnx.trace.rules import MICROSOFT, RULES
 from ocnna_onnx.trace.tracer import trace as trace_model
 from ocnna_onnx.trace.types import Trace
 
@@ -70,7 +76,7 @@ def net(name: str) -> onnx.ModelProto:
         return onnx.load(MODELS / f"digits_{name}.onnx")
     sizes = {"sizes": np.asarray([4, 4])} if name == "halves" else {}
     model = build(SHAPES[name], opset=13)
-    model.graph.initializer.extend(onnx.numpy_helper.from_array(v, k) for k, v in sizes.items())
+    model.graph.initializer.extend(numpy_helper.from_array(v, k) for k, v in sizes.items())
     return model
 
 
@@ -160,6 +166,16 @@ def test_the_tree_of_a_long_net_fits_two_screens(tmp_path: Path) -> None:
         assert re.search(rf"\b{name}\b", long), name
     assert "\x1b" not in short
     assert not re.search(r" $", short, re.MULTILINE)
+
+
+def test_long_names_do_not_fold_on_a_terminal() -> None:
+    model = chain(130)
+    for node in model.graph.node:
+        node.name = f"{node.name}/{'very/' * 30}deep"
+    found, stream = ocnna_onnx.inspect(model), io.StringIO()
+    print_inspection(found, 0, Console(file=stream, width=100, force_terminal=True))
+    assert len(stream.getvalue().splitlines()) <= 100
+    assert "\x1b" in stream.getvalue()
 
 
 def test_the_tree(tmp_path: Path) -> None:
@@ -319,8 +335,9 @@ def test_why_is_printed(tmp_path: Path) -> None:
 
 
 def test_every_rule_says_what_it_does() -> None:
-    for op, rule in RULES.items():
-        assert rule.trace.__doc__, op
+    for table in (RULES, MICROSOFT):
+        for op, rule in table.items():
+            assert rule.trace.__doc__, op
 
 
 # --- inputs that the caller may override
@@ -416,6 +433,38 @@ def test_where_all_weights_may_be_overridden_the_refusal_says_so(tmp_path: Path)
     assert result.exit_code == 6
     assert "'w1' is an overridable input (--strict-inputs)" in result.stderr
     assert prove_half(onnx.load(path)).proof.passed
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_strict_cut_never_depends_on_what_may_be_overridden(name: str) -> None:
+    """One initializer of every net of the rules' tests: it stays as it is, and the cut is the same for other values."""
+    rng = np.random.default_rng(len(name))
+    tensors = [t.name for t in CASES[name].model.graph.initializer]
+    if not tensors:
+        pytest.skip("a net without initializers")
+    one, model = tensors[rng.integers(len(tensors))], onnx.ModelProto()
+    model.CopyFrom(CASES[name].model)
+    if one in {i.name for i in model.graph.input}:
+        pytest.skip("its initializers are inputs already")
+    exposed(model, one)
+    try:
+        trace = trace_model(model, None, RUNTIME, strict_inputs=True)
+    except ocnna_onnx.ModelError:
+        pytest.skip("onnxruntime cannot open it this way")
+    keep = removed_at_random(trace, 0.5, 0)
+    after = rewrite(trace, keep)
+    proof = prove(after.kept, after.model, find_groups(trace), random_feeds(trace.graph, trace.shapes, 0), RUNTIME)
+    assert proof.passed or "onnxruntime cannot open" in proof.reason, proof.reason
+    assert list(after.model.graph.input) == list(model.graph.input)
+    old, new = ({t.name: t for t in m.graph.initializer}[one] for m in (model, after.model))
+    assert new == old
+    if old.data_type == onnx.TensorProto.FLOAT:
+        other = numpy_helper.from_array(rng.uniform(0.1, 1, old.dims).astype(np.float32), one)
+        old.CopyFrom(other)
+        new.CopyFrom(other)
+        again = trace_model(model, None, RUNTIME, strict_inputs=True)
+        redone = rewrite(again, again.keep_units(np.unique(trace.unit_class[~keep]))).model
+        assert redone.SerializeToString(deterministic=True) == after.model.SerializeToString(deterministic=True)
 
 
 # --- values to probe with

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import test_rules
 import test_rules_microsoft
+import test_rules_more
 import test_rules_rewrites
 
 from ocnna_onnx.trace.rules import MICROSOFT, RULES
 
-TABLES = (test_rules.TABLE, test_rules_rewrites.TABLE, test_rules_microsoft.TABLE)
+TABLES = tuple(m.TABLE for m in (test_rules, test_rules_microsoft, test_rules_more, test_rules_rewrites))
 
 
 def test_every_operator_with_a_rule_has_a_case() -> None:

@@ -13,7 +13,7 @@ import onnxruntime as ort
 import pytest
 from onnx import helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
-from rule_cases import Table, chain, codes, dense_pair, tokens
+from rule_cases import Table, chain, codes, dense_pair, fixed_batch, tokens
 from support import assert_wall, build, prove_half, removed
 
 import ocnna_onnx
@@ -142,6 +142,34 @@ for opset in (11, 13):
         quantized(f"k = com.microsoft.QLinearSoftmax<axis=1, opset={opset}>(q, s, z, s2, z2)"),
         node="k",
     )
+
+case("Trilu", {"a": 4}, chain("m = com.microsoft.Trilu<upper=0>(a)"))
+case(
+    "GatherND of positions",
+    {"a": 4},
+    chain(
+        """t = Transpose<perm=[2,3,0,1]>(a) g = com.microsoft.GatherND(t, i) u = Unsqueeze(g, one)
+        m = Transpose<perm=[2,3,0,1]>(u)""",
+        "int64[3,2] i = {0,1,5,5,7,0}, int64[1] one = {1}",
+    ),
+)
+case(
+    "GridSample",
+    {"a": 4},
+    fixed_batch(
+        "m = com.microsoft.GridSample(a, grid)",
+        "float[2,5,5,2] grid",
+        grid=np.random.default_rng(4).uniform(-1, 1, (2, 5, 5, 2)),
+    ),
+)
+case(
+    "CropAndResize",
+    {"a": 4},
+    fixed_batch(
+        "m = com.microsoft.CropAndResize(a, boxes, of, size)",
+        "float[2,4] boxes = {0,0,0.5,0.5,0.1,0.1,1,1}, int32[2] of = {0,1}, int32[2] size = {3,3}",
+    ),
+)
 
 # --- contractions ---
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import helper
 
 from ..errors import DataError, UsageError
 from ..model.graph import AnyArray, Graph, dims
+from ..model.twin import as_fed, fed_type
 from .samples import IntArray, Samples
 
 LABEL_NAMES = ("y", "labels")
@@ -99,7 +99,7 @@ def _is_fixed(value: onnx.ValueInfoProto, array: AnyArray, everything: Mapping[s
 
 
 def _checked(array: AnyArray, value: onnx.ValueInfoProto, source: str) -> AnyArray:
-    wanted = np.dtype(helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
+    wanted, array = fed_type(value.type.tensor_type.elem_type), as_fed(array)
     name = f"{source}: input '{value.name}'"
     if array.dtype != wanted:
         compatible = array.dtype.kind == wanted.kind == "f" or (array.dtype.kind in "iu" and wanted.kind in "iu")

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import helper
 
 from ..model.graph import AnyArray, Graph, dims
 from ..model.shapes import IMAGE_CHANNELS, Shape
+from ..model.twin import fed_type
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class ImageInput:
 
 def image_input(value: onnx.ValueInfoProto, shape: Shape) -> ImageInput | None:
     """The input as a picture of the given shape, or None for audio, states, vectors, integers that are no bytes."""
-    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
+    dtype = fed_type(value.type.tensor_type.elem_type)
     if len(shape) != 4 or (dtype.kind not in "f" and dtype != np.uint8):
         return None
     if shape[1] in IMAGE_CHANNELS and min(shape[2:]) > 4:
@@ -64,10 +64,10 @@ def other_inputs(
     for value in graph.inputs:
         if value.name in skip:
             continue
-        dtype = np.dtype(helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
+        dtype = fed_type(value.type.tensor_type.elem_type)
         shape = shapes[value.name]
         full = (count, *shape[1:]) if value.name in sampled else shape
-        made = (rng.standard_normal(full) if dtype.kind == "f" else np.zeros(full)).astype(dtype)
+        made = np.asarray(rng.standard_normal(full) if dtype.kind == "f" else np.zeros(full), dtype)
         (arrays if value.name in sampled else fixed)[value.name] = made
     return arrays, fixed
 

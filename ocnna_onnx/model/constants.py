@@ -15,6 +15,7 @@ from ..errors import ModelError
 from .graph import AnyArray, Graph, bodies, constant_node_value, is_evaluated
 from .light import Light, light
 from .session import Runtime, open_session, run
+from .twin import bfloat16_tensors, fp32_twin, has_bfloat16
 
 Shape = tuple[int, ...]
 
@@ -209,5 +210,10 @@ class Constants:
         model.graph.node.extend(self._runnable(self.graph.nodes[i]) for i in self.graph.order if i in chosen)
         model.graph.output.extend(helper.make_empty_tensor_value_info(n) for n in targets)
         weights = {n: self.graph.weights[n] for n in needed & self.graph.weights.keys()}
-        with open_session(light(Light(model, weights)), Runtime(threads=self.runtime.threads)) as session:
-            self._cache.update(run(session, targets, {}))
+        halved: frozenset[str] = frozenset()
+        if has_bfloat16(model):
+            halved, model = bfloat16_tensors(model), fp32_twin(model, rounding=True)
+        with open_session(light(Light(model, weights)), Runtime(threads=self.runtime.threads), twin=False) as session:
+            found = run(session, targets, {})
+        kind = helper.tensor_dtype_to_np_dtype(onnx.TensorProto.BFLOAT16)
+        self._cache.update({n: v.astype(kind) if n in halved else v for n, v in found.items()})

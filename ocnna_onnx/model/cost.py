@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import prod
 
 from onnx import TensorProto
 
 from .constants import Constants
+from .einsum import read_equation
 from .graph import Graph, attribute
 
 Shape = tuple[int, ...]
@@ -22,9 +23,15 @@ WEIGHT_TYPES = frozenset(
         TensorProto.UINT8,
         TensorProto.INT4,
         TensorProto.UINT4,
+        TensorProto.FLOAT8E4M3FN,
+        TensorProto.FLOAT8E4M3FNUZ,
+        TensorProto.FLOAT8E5M2,
+        TensorProto.FLOAT8E5M2FNUZ,
+        TensorProto.FLOAT4E2M1,
     }
 )
-CONV_WEIGHT = {"Conv": 1, "FusedConv": 1, "ConvInteger": 1, "QLinearConv": 3}
+CONV_WEIGHT = {"Conv": 1, "FusedConv": 1, "DeformConv": 1, "ConvInteger": 1, "QLinearConv": 3}
+RECURRENT = ("LSTM", "GRU", "RNN")
 MATMUL = frozenset(
     "MatMul MatMulInteger QLinearMatMul FusedMatMul TransposeMatMul MatMulIntegerToFloat DynamicQuantizeMatMul".split()
 )
@@ -51,7 +58,7 @@ WEIGHTED = frozenset("Conv ConvTranspose Gemm MatMul BatchNormalization Instance
 
 
 def macs(graph: Graph, shape: Mapping[str, Shape]) -> dict[int, int]:
-    """Node number -> multiply–accumulates of one run at these shapes (Conv, ConvTranspose, Gemm, MatMul, Einsum)."""
+    """Node number -> multiply–accumulates of one run at these shapes (convolutions, matrix products, LSTM and kin)."""
     found: dict[int, int] = {}
     for i in range(len(graph.nodes)):
         count = node_macs(graph, i, shape)
@@ -74,15 +81,22 @@ def node_macs(graph: Graph, index: int, shape: Mapping[str, Shape]) -> int:
     if op in GEMM or op in MATMUL:
         a = shape[node.input[0]]
         return out * (a[-2] if attribute(node, "transA", 0) else a[-1])
-    if op == "Einsum":
-        letters: dict[str, int] = {}
-        terms = str(attribute(node, "equation", "")).replace(" ", "").split("->")[0].split(",")
-        for term, name in zip(terms, node.input, strict=False):
-            if "." in term or len(term) != len(shape[name]):
-                return 0
-            letters.update(zip(term, shape[name], strict=True))
-        return prod(letters.values()) if len(node.input) > 1 else 0
+    if op in RECURRENT:
+        steps = prod(shape[node.input[0]][:2])
+        return steps * (prod(shape[node.input[1]]) + prod(shape[node.input[2]]))
+    if op == "Einsum" and len(node.input) > 1:
+        return _einsum_macs(str(attribute(node, "equation", "")), [shape[name] for name in node.input])
     return 0
+
+
+def _einsum_macs(equation: str, shapes: Sequence[Shape]) -> int:
+    """The product of all letters' sizes."""
+    parsed = read_equation(equation, [len(s) for s in shapes])
+    sizes: dict[str, int] = {}
+    for term, own in zip(parsed[0] if parsed else (), shapes, strict=False):
+        for letter, size in zip(term, own, strict=True):
+            sizes[letter] = max(size, sizes.get(letter, 1))
+    return prod(sizes.values()) if sizes else 0
 
 
 def weights(graph: Graph, constants: Constants) -> dict[str, frozenset[int]]:
@@ -133,6 +147,6 @@ def _type_and_size(graph: Graph, constants: Constants, name: str) -> tuple[int, 
     if node.op_type == "Constant" and stored is not None:
         return stored.data_type, prod(stored.dims)
     value = constants.value(name)
-    return (TensorProto.FLOAT if value is not None and value.dtype.kind == "f" else 0), (
+    return (TensorProto.FLOAT if value is not None and value.dtype.kind in "fV" else 0), (
         0 if value is None else value.size
     )

@@ -155,7 +155,7 @@ def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
 
 
 def constant_node_value(node: onnx.NodeProto) -> AnyArray | None:
-    """The value of a Constant node in any of its spellings; None for strings and sparse values."""
+    """The value of a Constant node in any of its spellings; None for strings."""
     for a in node.attribute:
         if a.name == "value":
             return numpy_helper.to_array(a.t)
@@ -163,7 +163,20 @@ def constant_node_value(node: onnx.NodeProto) -> AnyArray | None:
             return np.asarray(onnx.helper.get_attribute_value(a), np.float32)
         if a.name in ("value_int", "value_ints"):
             return np.asarray(onnx.helper.get_attribute_value(a), np.int64)
+        if a.name == "sparse_value":
+            return dense_value(a.sparse_tensor)
     return None
+
+
+def dense_value(sparse: onnx.SparseTensorProto) -> AnyArray:
+    """The values of a sparse tensor in place, zeros elsewhere."""
+    values, places = numpy_helper.to_array(sparse.values), numpy_helper.to_array(sparse.indices)
+    dense = np.zeros(tuple(sparse.dims), values.dtype)
+    if places.ndim == 1:
+        dense.reshape(-1)[places] = values
+    else:
+        dense[tuple(places.T)] = values
+    return dense
 
 
 def is_standard(node: onnx.NodeProto) -> bool:

@@ -13,6 +13,7 @@ import onnx
 from ..errors import ModelError, UsageError
 from .graph import AnyArray
 from .light import Light, light
+from .twin import as_fed, fp32_twin, has_bfloat16
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -38,9 +39,10 @@ def check_providers(names: Sequence[str]) -> None:
 
 @contextmanager
 def open_session(
-    model: onnx.ModelProto | Light, runtime: Runtime, optimize: bool = False
+    model: onnx.ModelProto | Light, runtime: Runtime, optimize: bool = False, twin: bool = True
 ) -> Iterator[onnxruntime.InferenceSession]:
-    """A session on an in-memory model. `optimize=False` keeps every node as written (no fusion, no reordering).
+    """A session on an in-memory model. `optimize=False` keeps every node as written (no fusion, no reordering); `twin`
+    runs what computes in bfloat16 as its fp32 twin.
 
     Raises ModelError with onnxruntime's own first line where it refuses the model.
     """
@@ -53,9 +55,12 @@ def open_session(
     level = ort.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
     opened = model if isinstance(model, Light) else light(model)
-    values = [ort.OrtValue.ortvalue_from_numpy(array) for array in opened.weights.values()]  # they share its memory
+    if twin and has_bfloat16(opened.proto):
+        opened = light(Light(fp32_twin(opened.proto), opened.weights))
+    present = [t.name for t in opened.proto.graph.initializer if t.name in opened.weights]
+    values = [ort.OrtValue.ortvalue_from_numpy(opened.weights[name]) for name in present]  # they share its memory
     try:
-        options.add_external_initializers(list(opened.weights), values)
+        options.add_external_initializers(present, values)
         proto = opened.proto.SerializeToString()
         session = ort.InferenceSession(proto, options, providers=list(runtime.providers))
     except Exception as error:  # onnxruntime raises a dozen unrelated types
@@ -68,7 +73,7 @@ def run(
 ) -> dict[str, AnyArray]:
     """Outputs by name. ModelError with onnxruntime's first line where a node fails."""
     try:
-        return dict(zip(outputs, session.run(list(outputs), dict(feed)), strict=True))
+        return dict(zip(outputs, session.run(list(outputs), {n: as_fed(a) for n, a in feed.items()}), strict=True))
     except Exception as error:
         raise ModelError(f"onnxruntime cannot run the model: {_failing_node(first_line(error))}") from error
 

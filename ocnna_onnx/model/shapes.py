@@ -14,6 +14,7 @@ from .constants import Constants
 from .graph import AnyArray, Graph, dims
 from .light import light, outline
 from .session import Runtime, open_session, run
+from .twin import bfloat16_tensors, fed_type, has_bfloat16
 
 Shape = tuple[int, ...]
 
@@ -103,6 +104,8 @@ def _shared_sizes(inputs: Sequence[onnx.ValueInfoProto], given: Mapping[str, Sha
 
 def _guess(value: onnx.ValueInfoProto, given: Shape | None, others: Mapping[str, int], which: int) -> Shape:
     declared = dims(value)
+    if not value.type.HasField("tensor_type"):
+        raise ModelError(f"input '{value.name}' is no tensor (a sequence, an optional or a map): that is not supported")
     if declared is None:
         if given is None:
             raise ShapeNeeded(
@@ -184,7 +187,7 @@ def _deduced(graph: Graph, feeds: Mapping[str, Shape], runtime: Runtime) -> tupl
     return shape, dtype
 
 
-def _skeleton(graph: Graph, feeds: Mapping[str, Shape], known: Mapping[str, AnyArray]) -> onnx.ModelProto:
+def skeleton(graph: Graph, feeds: Mapping[str, Shape], known: Mapping[str, AnyArray]) -> onnx.ModelProto:
     """The graph with concrete inputs, without the bytes of large weights and without stale value_info; tensors in
     `known` become initializers."""
     model = onnx.ModelProto(ir_version=graph.proto.ir_version)
@@ -217,11 +220,11 @@ def _inferred(
     graph: Graph, feeds: Mapping[str, Shape], known: Mapping[str, AnyArray]
 ) -> tuple[dict[str, Shape], dict[str, int]]:
     """What onnx's shape inference finds; nothing where it refuses the model."""
-    skeleton = _skeleton(graph, feeds, known)
-    shape: dict[str, Shape] = {t.name: tuple(t.dims) for t in skeleton.graph.initializer}
-    dtype = {t.name: t.data_type for t in skeleton.graph.initializer}
+    light = skeleton(graph, feeds, known)
+    shape: dict[str, Shape] = {t.name: tuple(t.dims) for t in light.graph.initializer}
+    dtype = {t.name: t.data_type for t in light.graph.initializer}
     try:
-        inferred = onnx.shape_inference.infer_shapes(skeleton, data_prop=True)
+        inferred = onnx.shape_inference.infer_shapes(light, data_prop=True)
     except Exception:  # inference raises plain RuntimeErrors on what it does not know; running decides
         return shape, dtype
     for value in (*inferred.graph.value_info, *inferred.graph.output, *inferred.graph.input):
@@ -245,7 +248,10 @@ def _executed(
     for name in names:
         model.proto.graph.node.append(helper.make_node("Shape", [name], [_probe_name(name)]))
         model.proto.graph.output.append(helper.make_tensor_value_info(_probe_name(name), TensorProto.INT64, None))
-    feed = {v.name: _probe_value(values.get(v.name), feeds[v.name], _numpy_type(v)) for v in graph.inputs}
+    feed = {
+        v.name: _probe_value(values.get(v.name), feeds[v.name], fed_type(v.type.tensor_type.elem_type))
+        for v in graph.inputs
+    }
     with open_session(model, runtime) as session:
         try:
             found = run(session, [_probe_name(n) for n in names], feed)
@@ -268,17 +274,17 @@ def _probe_value(samples: AnyArray | None, shape: Shape, dtype: np.dtype[np.gene
 
 def _types(graph: Graph, names: list[str], runtime: Runtime) -> dict[str, int]:
     with open_session(light(graph.model, names), runtime) as session:
-        return {o.name: onnx_type(o.type) for o in session.get_outputs() if o.type.startswith("tensor(")}
+        found = {o.name: onnx_type(o.type) for o in session.get_outputs() if o.type.startswith("tensor(")}
+    if has_bfloat16(graph.proto):  # the session was the twin's
+        halved = bfloat16_tensors(skeleton(graph, {}, {}))
+        found.update({n: TensorProto.BFLOAT16 for n in found if n in halved})
+    return found
 
 
 def onnx_type(text: str) -> int:
     """onnxruntime's spelling of a type, as 'tensor(float16)', to the onnx element type."""
     inner = text[len("tensor(") : -1]
     return int(TensorProto.DataType.Value({"float": "FLOAT"}.get(inner, inner.upper())))
-
-
-def _numpy_type(value: onnx.ValueInfoProto) -> np.dtype[np.generic]:
-    return np.dtype(helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
 
 
 def _probe_name(tensor: str) -> str:

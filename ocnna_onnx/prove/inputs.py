@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from onnx import helper
 
 from ..data.samples import Samples
 from ..model.graph import AnyArray, Graph
 from ..model.shapes import Shapes
+from ..model.twin import fed_type
 
 SCALES = (1.0, 1e3, 1e6, 1e9)
 """Nets at PyTorch's default initialisation let the signal die out over their depth; larger inputs revive it."""
@@ -43,12 +43,12 @@ def random_feeds(
         feed: dict[str, AnyArray] = {}
         for value in graph.inputs:
             shape = shapes.feeds[value.name]
-            dtype = np.dtype(helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
+            dtype = fed_type(value.type.tensor_type.elem_type)
             if dtype.kind in "iub":
                 high = 256 if dtype == np.uint8 and len(shape) == 4 else 1
-                drawn = rng.integers(0, high, shape).astype(dtype)
+                drawn = np.asarray(rng.integers(0, high, shape), dtype)
                 feed[value.name] = (given or {}).get(value.name, drawn) if high == 1 else drawn
             else:
                 limit = min(scale, 1e3) if dtype.itemsize == 2 else scale
-                feed[value.name] = (rng.standard_normal(shape) * limit).astype(dtype)
+                feed[value.name] = np.asarray(rng.standard_normal(shape) * limit, dtype)
         yield Feed(feed, decisive=scale == 1.0)

@@ -9,9 +9,13 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
+from onnx import numpy_helper
+from onnx_graphsurgeon.logger import G_LOGGER
 
 from ..errors import ModelError
+from ..model.graph import dense_value
 from ..model.light import Light, light
+from ..model.twin import fed_type, fp32_twin, has_bfloat16
 from ..trace.labels import BoolArray, spread
 from ..trace.types import Trace
 
@@ -46,23 +50,44 @@ def masked_original(trace: Trace, keep: BoolArray, original: Light) -> Light:
             f"the model's opset {trace.graph.opset} is older than {MUL_OPSET}, the oldest that can be proven; "
             "convert it first (onnx.version_converter)"
         )
-    graph = gs.import_onnx(light(original).proto)
+    copy = light(original).proto  # graphsurgeon shares tensors with what it imports, and renames them
+    if has_bfloat16(copy):  # it does not know the type
+        copy = fp32_twin(copy)
+    outputs = [onnx.ValueInfoProto.FromString(o.SerializeToString()) for o in copy.graph.output]
+    _make_dense(copy)
+    with G_LOGGER.suppress():  # it prints warnings on stdout, about types that it does not know
+        graph = gs.import_onnx(copy)
     nodes = list(graph.nodes)
     for index, i in trace.masks:
         tensor = trace.graph.nodes[index].input[i]
         mask = keep_mask(trace, tensor, keep)
         if mask is None:
             continue
-        dtype = onnx.helper.tensor_dtype_to_np_dtype(trace.shapes.dtype[tensor])
+        dtype = fed_type(trace.shapes.dtype[tensor])
         operand = trace.masks[(index, i)]
         name = f"{tensor}//{index}//{i}"
         zero = gs.Constant(f"{name}//neutral", np.zeros(1, dtype))
         neutral = zero if operand is None else nodes[index].inputs[operand]
         nodes[index].inputs[i] = _silence(graph, nodes[index].inputs[i], mask, neutral, dtype, name)
     graph.toposort(recurse_subgraphs=False)
-    model: onnx.ModelProto = gs.export_onnx(graph, do_type_check=False)
+    with G_LOGGER.suppress():
+        model: onnx.ModelProto = gs.export_onnx(graph, do_type_check=False)
+    del model.graph.output[:]
+    model.graph.output.extend(outputs)  # it does not know sequences and maps
     model.ir_version = max(trace.graph.proto.ir_version, ORACLE_IR)
     return Light(model, original.weights)
+
+
+def _make_dense(model: onnx.ModelProto) -> None:
+    """Sparse constants as dense ones: graphsurgeon loses them."""
+    for sparse in model.graph.sparse_initializer:
+        model.graph.initializer.append(numpy_helper.from_array(dense_value(sparse), sparse.values.name))
+    del model.graph.sparse_initializer[:]
+    for node in model.graph.node:
+        for attribute in node.attribute if node.op_type == "Constant" else ():
+            if attribute.name == "sparse_value":
+                value = numpy_helper.from_array(dense_value(attribute.sparse_tensor))
+                attribute.CopyFrom(onnx.helper.make_attribute("value", value))
 
 
 def _silence(

@@ -14,6 +14,7 @@ from ..model.constants import RANDOM_OPS
 from ..model.graph import AnyArray, bodies
 from ..model.light import Light, light
 from ..model.session import Runtime
+from ..model.twin import has_bfloat16
 from ..trace.groups import Group
 from ..trace.kept import Kept
 from ..trace.types import Trace
@@ -33,7 +34,7 @@ tolerance, rounding is what limits the comparison, and this many times that diff
 NOISE_CAP = 0.05
 
 LOCAL_SCALES = (1.0, 1e6, 1e12, 1e18)
-FLOAT, INT64, BOOL = (int(getattr(onnx.TensorProto, name)) for name in ("FLOAT", "INT64", "BOOL"))
+FLOAT, FLOAT16, INT64, BOOL = (int(getattr(onnx.TensorProto, n)) for n in ("FLOAT", "FLOAT16", "INT64", "BOOL"))
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Proof:
     max_relative_error: the largest over all compared tensors; tolerance: the largest that was allowed. samples: how
     many were run; compared: how many tensors. reason, node: why it failed and where first. equal: share of equal
     elements in outputs that are no floats. ill_conditioned: tensors whose tolerance had to follow rounding noise.
+    twin: the type it was proven in, where onnxruntime cannot run the model's own.
     """
 
     passed: bool
@@ -54,6 +56,7 @@ class Proof:
     node: str = ""
     equal: float | None = None
     ill_conditioned: tuple[str, ...] = ()
+    twin: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """As in report.json."""
@@ -66,6 +69,7 @@ class Proof:
             **({"reason": self.reason, "node": self.node} if self.reason else {}),
             **({} if self.equal is None else {"equal_share_of_other_outputs": self.equal}),
             **({"ill_conditioned": list(self.ill_conditioned)} if self.ill_conditioned else {}),
+            **({"twin": self.twin} if self.twin else {}),
         }
 
 
@@ -78,11 +82,12 @@ class _Findings:
     effect: dict[int, float] = field(default_factory=dict)
     equal: list[float] = field(default_factory=list)
     noisy: dict[str, None] = field(default_factory=dict)
+    twin: str = ""
 
     def verdict(self, reason: str = "", node: str = "") -> Proof:
         equal = float(np.mean(self.equal)) if self.equal else None
         found = (self.error, self.tolerance, self.samples, len(self.compared))
-        return Proof(not reason, *found, reason, node, equal, tuple(self.noisy))
+        return Proof(not reason, *found, reason, node, equal, tuple(self.noisy), self.twin)
 
 
 @dataclass(frozen=True)
@@ -97,6 +102,7 @@ class _Models:
     rtol: float | None
     taps: Mapping[str, Sequence[int]]
     quantized: frozenset[str]
+    halved: frozenset[str]
 
     def node_of(self, tensor: str) -> str:
         graph = self.kept.trace.graph
@@ -107,6 +113,8 @@ class _Models:
         own = TOLERANCE.get(self.kept.trace.shapes.dtype.get(tensor, 0))
         if tensor in self.quantized:
             own = max(own or 0.0, QUANTIZED)
+        if tensor in self.halved and own is not None:
+            own = max(own, TOLERANCE[FLOAT16])
         return own if own is None or self.rtol is None else self.rtol
 
 
@@ -119,6 +127,19 @@ def _behind_quantizers(trace: Trace) -> frozenset[str]:
             continue
         if node.op_type in QUANTIZERS or any(n in found for n in node.input):
             found.update(o for o in node.output if o and trace.shapes.dtype.get(o) not in (INT64, BOOL))
+    return frozenset(found)
+
+
+def _behind_halves(trace: Trace) -> frozenset[str]:
+    """Tensors of another type that depend on activations in fp16: they were rounded before."""
+    found: set[str] = set()
+    for i in trace.graph.order:
+        node = trace.graph.nodes[i]
+        if any(o in trace.constants.ahead for o in node.output):
+            continue
+        read = [n for n in node.input if n and n not in trace.constants.ahead]
+        if any(n in found or trace.shapes.dtype.get(n) == FLOAT16 for n in read):
+            found.update(o for o in node.output if o)
     return frozenset(found)
 
 
@@ -137,15 +158,14 @@ def prove(
     Raises ProofFailed for random operators, ModelError where onnxruntime refuses the pruned model.
     """
     trace = kept.trace
-    if (random := _random_node(trace.graph.proto)) is not None:
+    if (random := _random_node(trace)) is not None:
         raise ProofFailed(f"node '{random[0]}': {random[1]}, so nothing can be proven", random[0])
     cut = [g for g in groups if any(not kept.keep[trace.sources[s].units].all() for s in g.sources)]
     original = light(trace.graph.model)
     oracle = masked_original(trace, kept.keep, original)
-    models = _Models(
-        kept, original, oracle, light(pruned), runtime, rtol, group_taps(trace, cut), _behind_quantizers(trace)
-    )
-    found = _Findings()
+    taps, quantized, halved = group_taps(trace, cut), _behind_quantizers(trace), _behind_halves(trace)
+    models = _Models(kept, original, oracle, light(pruned), runtime, rtol, taps, quantized, halved)
+    found = _Findings(twin="fp32" if has_bfloat16(trace.graph.proto) else "")
     silent = {g.id for g in cut}
     used: list[Feed] = []
     for feed in feeds:
@@ -154,7 +174,7 @@ def prove(
         if not used and (refusal := _runs_in_shape(models, feed, found)) is not None:
             return refusal
         try:
-            failure = _compare_on(models, feed, found)
+            failure = _unlike_original(models, feed, found) or _compare_on(models, feed, found)
         except ModelError:
             if not used:
                 raise
@@ -175,19 +195,30 @@ def prove(
     return found.verdict()
 
 
-def _random_node(model: onnx.ModelProto) -> tuple[str, str] | None:
+def _random_node(trace: Trace) -> tuple[str, str] | None:
     """(node, what it does) where a random operator is in the graph, in a node's body, or in a local function."""
+    model = trace.graph.proto
     for node in (*model.graph.node, *(n for f in model.functions for n in f.node)):
         name = node.name or next(iter(node.output), "")
         stack = [n for body in bodies(node) for n in body.node]
         if node.op_type in RANDOM_OPS:
             return name, f"{node.op_type} is random"
+        if _drops(trace, node):
+            return name, "Dropout in training mode is random"
         while stack:
             inner = stack.pop()
             if inner.op_type in RANDOM_OPS:
                 return name, f"{inner.op_type} in its body is random"
             stack.extend(n for body in bodies(inner) for n in body.node)
     return None
+
+
+def _drops(trace: Trace, node: onnx.NodeProto) -> bool:
+    """Whether a node is a Dropout that may be in training mode, with a ratio that is not 0."""
+    if node.op_type != "Dropout" or len(node.input) < 3 or not node.input[2]:
+        return False
+    mode, ratio = trace.constants.value(node.input[2]), trace.constants.value(node.input[1])
+    return (mode is None or bool(mode.any())) and (ratio is None or bool(ratio.any()))
 
 
 def _runs_in_shape(models: _Models, feed: Feed, found: _Findings) -> Proof | None:
@@ -204,6 +235,25 @@ def _runs_in_shape(models: _Models, feed: Feed, found: _Findings) -> Proof | Non
     found.error = float("inf")
     text = f"'{name}' should have shape {list(expected)} and has {list(actual)}"
     return found.verdict(f"node '{models.node_of(name)}': {text}", models.node_of(name))
+
+
+def _unlike_original(models: _Models, feed: Feed, found: _Findings) -> Proof | None:
+    """A failed Proof where the model with functions and branches laid out is not the model that was given."""
+    trace = models.kept.trace
+    if trace.unfolded.model is trace.original or not feed.decisive:
+        return None
+    names = [n for n in trace.graph.outputs if n in trace.graph.producer and n in trace.shapes.shape]
+    given, laid_out = (run_taps(m, names, feed.values, models.runtime) for m in (trace.original, models.original))
+    for name in names:
+        a, b = laid_out[name], given[name]
+        if np.array_equal(a, b, equal_nan=a.dtype.kind == "f"):
+            continue
+        error, tolerance = relative_error(a, b, (1, -1)), models.tolerance(name) or 0.0
+        if not error <= tolerance:
+            found.error = max(found.error, error)
+            text = "the model with its functions and branches laid out differs from the model that was given"
+            return found.verdict(f"'{name}': {text} by {error:.3g} (limit {tolerance:g})", models.node_of(name))
+    return None
 
 
 def _compare_on(models: _Models, feed: Feed, found: _Findings) -> Proof | None:

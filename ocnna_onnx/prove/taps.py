@@ -41,7 +41,8 @@ def group_taps(trace: Trace, groups: Sequence[Group]) -> dict[str, list[int]]:
         for node in group.consumers:
             wanted.setdefault(trace.graph.nodes[node].output[0], []).append(group.id)
     for name in trace.graph.outputs:
-        if name in trace.graph.producer and name not in trace.constants.ahead:
+        shaped = name in trace.shapes.shape  # not a sequence or a map
+        if shaped and name in trace.graph.producer and name not in trace.constants.ahead:
             wanted.setdefault(name, [])
     place = {i: k for k, i in enumerate(trace.graph.order)}
     return {name: wanted[name] for name in sorted(wanted, key=lambda n: place[trace.graph.producer[n]])}

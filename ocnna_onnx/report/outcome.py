@@ -43,7 +43,8 @@ class Outcome:
     def to_json(self, version: str) -> dict[str, Any]:
         """The dictionary of report.json."""
         trace, batch, plan, rewritten = self.trace, self.trace.shapes.batch, self.plan, self.rewritten
-        small = Graph(rewritten.model)
+        cut = not rewritten.kept.keep.all()
+        small = Graph(rewritten.model if cut else trace.graph.proto)
         before = {
             "params": cost.parameters(trace.graph, trace.constants),
             "macs": sum(cost.macs(trace.graph, trace.shapes.shape).values()) // batch,
@@ -117,11 +118,22 @@ class Outcome:
                 "shapes were cut too, and the proof holds for the default values"
                 + (" (--strict-inputs leaves them alone)" if self.trace.graph.overridable else "")
             )
+        edits = self.trace.unfolded.edits if not self.rewritten.kept.keep.all() else ()
+        if edits:
+            found.append(
+                f"{len(edits)} function calls or branches that are always taken ('{edits[0]['node']}', …) were written "
+                "as nodes of the main graph, so that channels in them could go; their layers go by their names there"
+            )
         names, operators = self.trace.graph.names, {n.op_type for n in self.trace.graph.nodes}
         for pattern in self.plan.options.get("exclude", ()):
             hit = pattern[3:] in operators if pattern.startswith("op:") else any(matches(n, pattern) for n in names)
             if not hit:
                 found.append(f"--exclude '{pattern}' matches nothing in this model")
+        if self.proof.twin:
+            found.append(
+                "the model computes in bfloat16, which onnxruntime cannot run here: scored, compared and proven as its "
+                f"{self.proof.twin} twin (the same weights, nothing rounded between the layers)"
+            )
         if self.proof.ill_conditioned:
             found.append(
                 f"{len(self.proof.ill_conditioned)} tensors are ill-conditioned: onnxruntime differs from itself there "

@@ -12,7 +12,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 if TYPE_CHECKING:
-    from .inspection import GroupInfo, Inspection, LayerInfo, ReasonInfo, WallInfo
+    from .inspection import GroupInfo, Inspection, LayerInfo, ReasonInfo
     from .why import HeldInfo, TensorInfo, Why
 
 GROUPS = 16
@@ -23,10 +23,10 @@ PLAIN_WIDTH = 10_000
 """Without a terminal lines are not folded: they may be searched."""
 
 
-def print_inspection(found: Inspection, verbose: int) -> None:
-    """Totals, then groups with members, consumers and savings, then walls by reason. verbose: all of it, and a table
-    of layers."""
-    console = _console()
+def print_inspection(found: Inspection, verbose: int, console: Console | None = None) -> None:
+    """Totals, then groups with members, consumers and savings, then walls by reason. verbose: all of it, nothing cut
+    short, and a table of layers."""
+    console = console or _console()
     inputs = ", ".join(f"{name} {list(shape)}" for name, shape in found.inputs.items())
     console.print(
         f"{found.model}: {found.params:,} parameters, {found.macs:,} MACs per sample at {inputs}", markup=False
@@ -36,8 +36,8 @@ def print_inspection(found: Inspection, verbose: int) -> None:
     if free:
         half, reach = found.half, found.reachable
         console.print(
-            f"half of every group saves {_share(half.macs, found.macs)} of the MACs and "
-            f"{_share(half.params, found.params)} of the parameters; within reach are "
+            f"half of every group saves {_share(half.macs, found.macs)} of MACs, "
+            f"{_share(half.params, found.params)} of parameters; within reach are "
             f"{_share(reach.macs, found.macs)} and {_share(reach.params, found.params)}",
             markup=False,
         )
@@ -78,9 +78,10 @@ def _group_tree(found: Inspection, verbose: int) -> Tree:
         if g.id not in shown:
             continue
         branch = tree.add(_group_line(g, found))
-        branch.add(Text(f"made by {_names(g.members, limit)}" + (f"  [{g.grid}]" if g.grid else "")))
+        grid = f"  [{g.grid}]" if g.grid else ""
+        branch.add(_line(f"made by {_names(g.members, limit)}{grid}", verbose))
         if g.consumers:
-            branch.add(Text(f"read by {_names(g.consumers, limit)}"))
+            branch.add(_line(f"read by {_names(g.consumers, limit)}", verbose))
     rest = [g for g in found.groups if g.id not in shown]
     if rest:
         stuck = sum(not g.removable for g in rest)
@@ -90,12 +91,12 @@ def _group_tree(found: Inspection, verbose: int) -> Tree:
 
 def _group_line(g: GroupInfo, found: Inspection) -> Text:
     text = Text(f"group {g.id}", style="bold" if g.removable else "")
-    units = "" if g.units == g.channels else f" in {g.units:,} units"
+    units = "" if g.units == g.channels else f" in {_units(g.units)}"
     count = _count(g.removable, g.units)
     text.append(f": {g.channels:,} channels{units}, {count} can go", style="not bold")
     if g.removable > 1:
         macs, params = _share(g.half_macs, found.macs), _share(g.half_params, found.params)
-        text.append(f"; half saves {macs} of the MACs, {params} of the parameters", style="not bold")
+        text.append(f"; half saves {macs} of MACs, {params} of parameters", style="not bold")
     return text
 
 
@@ -107,7 +108,8 @@ def _wall_tree(found: Inspection, verbose: int) -> Tree:
         own = [found.walls[k] for k in r.walls]
         places = own if verbose else own[:PLACES]
         for wall in places:
-            branch.add(_place_line(wall, len(own) > 1))
+            held = f": {_units(wall.units)}" if len(own) > 1 and wall.units else ""
+            branch.add(_line(f"{wall.node} ({wall.op}) on '{wall.tensor}'{held}", verbose))
         if len(places) < len(own):
             branch.add(f"… and {len(own) - len(places)} more (-v shows all)")
     if len(shown) < len(found.reasons):
@@ -119,14 +121,18 @@ def _reason_line(r: ReasonInfo, found: Inspection) -> Text:
     exact = {found.walls[k].reason for k in r.walls}
     text = Text(exact.pop() if len(exact) == 1 else r.reason, style="bold")
     if r.units:
-        held = f": {r.units:,} units, which keep {_share(r.macs, found.macs)} of the MACs"
-        text.append(held + f", {_share(r.params, found.params)} of the parameters", style="not bold")
+        held = f": {_units(r.units)}, which keep {_share(r.macs, found.macs)} of MACs"
+        text.append(held + f", {_share(r.params, found.params)} of parameters", style="not bold")
     return text
 
 
-def _place_line(wall: WallInfo, several: bool) -> Text:
-    held = f": {wall.units:,} units" if several and wall.units else ""
-    return Text(f"{wall.node} ({wall.op}) on '{wall.tensor}'{held}")
+def _line(text: str, verbose: int) -> Text:
+    """A line of names: on a terminal it is cut short rather than folded, unless all is wanted."""
+    return Text(text) if verbose else Text(text, no_wrap=True, overflow="ellipsis")
+
+
+def _units(count: int) -> str:
+    return f"{count:,} unit{'' if count == 1 else 's'}"
 
 
 def _names(names: Sequence[str], limit: int | None) -> str:
@@ -167,7 +173,7 @@ def print_why(why: Why, verbose: int) -> None:
             branch = walls.add(Text(reason, style="bold"))
             places = own if verbose else own[:NAMES]
             for w in places:
-                held = f": {w.units:,} units of this place" if w.units else ""
+                held = f": {_units(w.units)} of this place" if w.units else ""
                 branch.add(Text(f"{w.node} ({w.op}) on '{w.tensor}'{held}"))
             if len(places) < len(own):
                 branch.add(f"… and {len(own) - len(places)} more (-v shows all)")

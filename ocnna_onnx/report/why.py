@@ -15,7 +15,7 @@ from ..model.graph import bodies, is_standard
 from ..trace.groups import Group
 from ..trace.kept import kept_along
 from ..trace.labels import IntArray, Labels, Shape
-from ..trace.rules import RULES
+from ..trace.rules import rule_for
 from ..trace.types import Trace
 
 SCHEMA = 1
@@ -306,11 +306,10 @@ def _inner_note(outer: str, node: onnx.NodeProto) -> str:
 
 def _operator(node: onnx.NodeProto) -> tuple[str, str]:
     """A node's operator, and the first paragraph of what our rule for it says; "" where there is none."""
-    if not is_standard(node):
-        return f"{node.domain}.{node.op_type}", ""
-    rule = RULES.get(node.op_type)
+    rule = rule_for(node)
     doc = (rule.trace.__doc__ or node.op_type) if rule is not None else ""
-    return node.op_type, " ".join(doc.split("\n\n")[0].split())
+    op = node.op_type if is_standard(node) else f"{node.domain}.{node.op_type}"
+    return op, " ".join(doc.split("\n\n")[0].split())
 
 
 def _unknown(trace: Trace, name: str) -> str:

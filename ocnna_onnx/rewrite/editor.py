@@ -121,6 +121,7 @@ class Editor:
             self.model.graph.initializer.append(original.model.filled(tensor) if untouched else tensor)
         self.initializers.clear()
         _renew_value_info(self.model, self.kept)
+        _renew_annotations(self.model, self.kept)
         return self.model
 
 
@@ -313,3 +314,17 @@ def _renew_value_info(model: onnx.ModelProto, kept: Kept) -> None:
                 stays = kept.along(value.name, axis)
                 if not stays.all():
                     dim.dim_value = int(stays.sum())
+
+
+def _renew_annotations(model: onnx.ModelProto, kept: Kept) -> None:
+    """Quantization annotations stay where their scale is one number; of what was cut, scales per channel go."""
+    stored = {t.name: tuple(t.dims) for t in model.graph.initializer}
+    original = kept.trace.graph
+    for note in list(model.graph.quantization_annotation):
+        name = note.tensor_name
+        before = original.initializers.get(name)
+        gone = before is not None and name not in stored
+        cut = kept.changed(name) if before is None else stored.get(name) != tuple(before.dims)
+        vectors = any(np.prod(stored.get(e.value, ()), dtype=np.int64) > 1 for e in note.quant_parameter_tensor_names)
+        if gone or (cut and vectors):
+            model.graph.quantization_annotation.remove(note)

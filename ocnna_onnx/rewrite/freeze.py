@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import onnx
 from onnx import helper
 
 from ..model.constants import SHAPE_READERS
+from ..model.decide import independent, proven_shapes
 from ..model.graph import is_standard
 from .editor import Editor
 
@@ -21,6 +24,31 @@ SHAPE_OPERANDS = {
 def freeze_values(editor: Editor) -> None:
     """Operands computed from shapes that are values keep what they were before the cut; what they owe to symbolic
     dimensions stays live."""
+    places = list(_values_from_shapes(editor))
+    if not places:
+        return
+    trace = editor.kept.trace
+    sizes, proven = {n: _kept_sizes(editor, n) for n in trace.shapes.shape}, proven_shapes(trace.graph)
+    for i, k, name in places:
+        before, after = trace.constants.value(name), editor.adapted.value(name)
+        if before is None or after is None or before.shape != after.shape:
+            continue  # of another shape: made to the shape of a tensor (zeros like it), and meant to follow
+        if np.array_equal(before, after) and independent(trace.graph, {name}, sizes):
+            continue  # else they are equal at the probe only
+        literal = before.dtype.name != "bfloat16"  # which would be rounded, unlike what the fp32 twin computes
+        if literal and name in trace.constants.fixed and independent(trace.graph, {name}, proven):
+            frozen = editor.fresh_name(f"{name}_before")
+            editor.put_initializer(frozen, before)
+        else:
+            nodes: list[onnx.NodeProto] = []
+            frozen = _clone(editor, name, nodes, {})
+            editor.before(i, nodes)
+        editor.nodes[i].input[k] = frozen
+        editor.note(i, f"input {k}, computed from a shape, keeps its value", after.tolist(), before.tolist())
+
+
+def _values_from_shapes(editor: Editor) -> Iterator[tuple[int, int, str]]:
+    """(node, input, tensor) of operands that are computed from shapes and are no sizes."""
     trace = editor.kept.trace
     for i in trace.graph.order:
         node = trace.graph.nodes[i]
@@ -28,20 +56,14 @@ def freeze_values(editor: Editor) -> None:
             continue
         for k, name in enumerate(node.input):
             shape_like = is_standard(node) and k in SHAPE_OPERANDS.get(node.op_type, ())
-            if shape_like or not trace.constants.reads_shapes(name) or editor.nodes[i].input[k] != name:
-                continue
-            before, after = trace.constants.value(name), editor.adapted.value(name)
-            if before is None or after is None or before.shape != after.shape or np.array_equal(before, after):
-                continue  # of another shape: made to the shape of a tensor (zeros like it), and meant to follow
-            if name in trace.constants.fixed:
-                frozen = editor.fresh_name(f"{name}_before")
-                editor.put_initializer(frozen, before)
-            else:
-                nodes: list[onnx.NodeProto] = []
-                frozen = _clone(editor, name, nodes, {})
-                editor.before(i, nodes)
-            editor.nodes[i].input[k] = frozen
-            editor.note(i, f"input {k}, computed from a shape, keeps its value", after.tolist(), before.tolist())
+            if not shape_like and trace.constants.reads_shapes(name) and editor.nodes[i].input[k] == name:
+                yield i, k, name
+
+
+def _kept_sizes(editor: Editor, tensor: str) -> tuple[int | None, ...]:
+    """A tensor's shape; None for axes that are cut."""
+    cut = editor.kept.changed_axes(tensor) if editor.kept.changed(tensor) else {}
+    return tuple(None if axis in cut else size for axis, size in enumerate(editor.kept.trace.shapes.shape[tensor]))
 
 
 def _clone(editor: Editor, name: str, nodes: list[onnx.NodeProto], done: dict[str, str]) -> str:

@@ -43,7 +43,7 @@ def rewrite(trace: Trace, keep: BoolArray) -> Rewritten:
         node = trace.graph.names[trace.graph.producer[tensor]]
         raise ProofFailed(f"node '{node}': no dense tensor is left of '{tensor}' (a defect; please report it)", node)
     if keep.all():
-        model = trace.graph.model.whole()
+        model = trace.original.whole()
         return Rewritten(model, (), (), kept, {**kept.shapes(), **_stored_shapes(model)})
     editor = Editor(kept, without_initializers(trace.graph.proto), dict(trace.graph.initializers))
     cuts = _cut_constants(editor)
@@ -61,7 +61,7 @@ def rewrite(trace: Trace, keep: BoolArray) -> Rewritten:
     freeze_values(editor)
     finished = editor.finish()
     shapes = {**kept.shapes(), **_stored_shapes(finished), **editor.computed_shapes}
-    return Rewritten(finished, tuple(cuts), tuple(editor.rewrites), kept, shapes)
+    return Rewritten(finished, tuple(cuts), (*trace.unfolded.edits, *editor.rewrites), kept, shapes)
 
 
 def _stored_shapes(model: onnx.ModelProto) -> dict[str, Shape]:
@@ -130,7 +130,7 @@ def _store(editor: Editor, root: str, in_place: bool, array: AnyArray) -> str:
         return target
     node = editor.nodes[graph.producer[root]]
     if in_place and node.op_type == "Constant":
-        kept = [a for a in node.attribute if not a.name.startswith("value")]
+        kept = [a for a in node.attribute if not a.name.startswith(("value", "sparse_value"))]
         del node.attribute[:]
         node.attribute.extend(kept)
         node.attribute.append(onnx.helper.make_attribute("value", numpy_helper.from_array(array)))

@@ -136,6 +136,23 @@ def restretch(labels: Labels, shape: Shape) -> Labels:
     return Labels(labels.array.reshape(dims), tuple(factors))
 
 
+def placed(labels: Labels, source: Sequence[int | None], shape: Shape) -> Labels:
+    """The labels on a tensor of `shape` whose axis k is axis source[k] of the present one (None: an axis of its own).
+    They must not vary along axes that are left out."""
+    order = [a for a in source if a is not None]
+    moved = transpose(labels, (*order, *(a for a in range(len(labels.factors)) if a not in order)))
+    factors: list[Shape] = []
+    dims: list[int] = []
+    for axis, size in zip(source, shape, strict=True):
+        if axis is not None and axis in labels.axes:
+            factors.append(labels.factors[axis])
+            dims.extend(labels._dims(axis))
+        else:
+            factors.append((size,) if size != 1 else ())
+            dims.extend((1,) if size != 1 else ())
+    return Labels(moved.array.reshape(dims), tuple(factors))
+
+
 def vector(labels: Labels, axis: int) -> IntArray:
     """The labels along one axis, [shape[axis]], at the first position of every other axis."""
     if labels.axes == (axis,):

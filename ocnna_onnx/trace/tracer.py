@@ -7,12 +7,14 @@ from dataclasses import replace
 
 import numpy as np
 import onnx
+from onnx import TensorProto
 
 from ..model.constants import SHAPE_READERS, Constants
 from ..model.graph import AnyArray, Graph, bodies, captured
 from ..model.light import Light
 from ..model.session import Runtime
 from ..model.shapes import Shape, probe
+from ..model.unfold import Unfolded, unfold
 from .context import NodeTrace, Record
 from .coupling import couple
 from .labels import compact
@@ -21,6 +23,7 @@ from .shared import tie_shared_weights
 from .types import Choice, Option, Trace, Wall
 
 DEFECT = "a defect of ocnna-onnx"
+FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
 
 
 def trace(
@@ -37,12 +40,14 @@ def trace(
     are not cut.
     Raises ShapeNeeded, UsageError (shapes that do not fit), ModelError (onnxruntime cannot run the model).
     """
-    graph = Graph(model.proto, model.weights) if isinstance(model, Light) else Graph(model)
+    given = model if isinstance(model, Light) else Light(model, {})
+    unfolded = unfold(given, runtime)
+    graph = Graph(unfolded.model.proto, unfolded.model.weights)
     shapes = probe(graph, input_shapes or {}, runtime, values or {})
     constants = Constants(graph, shapes.shape, runtime, shapes.second, shapes.dtype, strict_inputs)
     record = Record(graph, shapes, constants)
     for i in graph.order:
-        _visit(record, i)
+        _visit(record, i, unfolded)
     if strict_inputs:
         _name_overridden(record)
     for name in graph.outputs:
@@ -56,6 +61,8 @@ def trace(
     _keep_grids_dense(record)
     coupling = couple(record)
     return Trace(
+        original=given,
+        unfolded=unfolded,
         graph=graph,
         shapes=shapes,
         constants=constants,
@@ -71,7 +78,7 @@ def trace(
     )
 
 
-def _visit(record: Record, index: int) -> None:
+def _visit(record: Record, index: int, unfolded: Unfolded) -> None:
     node = record.graph.nodes[index]
     outputs = [o for o in node.output if o]
     if all(o in record.constants.ahead for o in outputs):
@@ -79,7 +86,11 @@ def _visit(record: Record, index: int) -> None:
     n = NodeTrace(record, index, node)
     hidden = _layers_inside(node)
     if hidden:
-        _refuse(record, index, f"the body of {node.op_type} is not entered: {hidden} layers in it stay as they are")
+        why = unfolded.refusal(node)
+        text = f"the body of {node.op_type} is not entered: {hidden} layers in it stay as they are"
+        _refuse(record, index, f"{text} ({why})" if why else text)
+    elif unfolded.refusal(node):
+        _refuse(record, index, f"{node.op_type} is not entered: {unfolded.refusal(node)}")
     outer = [name for name in captured(node) if name in record.labels]
     for name in outer:
         for x in record.labels[name]:
@@ -88,17 +99,23 @@ def _visit(record: Record, index: int) -> None:
     rule = rule_for(node)
     if rule is None or outer:
         if labelled:
-            _wall_all(n, reason_without_rule(node))
+            why = unfolded.refusal(node)
+            _wall_all(n, reason_without_rule(node) + (f": {why}" if why else ""))
         elif _has_weights(n):
             _refuse(record, index, reason_without_rule(node))
         return
     if not labelled and not rule.source:
         return
+    if _is_steered_by_caller(record, node):
+        _wall_all(n, f"{node.op_type} with operands that the caller may override")
+        return
     unknown = [name for name in (*node.input, *outputs) if name and name not in record.shapes.shape]
     if unknown:
-        _wall_all(n, f"the shape of '{unknown[0]}' is not known")
+        sparse = any(t.values.name == unknown[0] for t in record.graph.proto.graph.sparse_initializer)
+        reason = f"'{unknown[0]}' is stored sparse" if sparse else f"the shape of '{unknown[0]}' is not known"
+        _wall_all(n, reason)
         if rule.source:
-            _refuse(record, index, f"the shape of '{unknown[0]}' is not known")
+            _refuse(record, index, reason)
         return
     if rule.inputs is not None:
         for i in set(range(len(node.input))) - set(rule.inputs):
@@ -116,6 +133,15 @@ def _visit(record: Record, index: int) -> None:
                 n.wall_units(source.units, f"{DEFECT} in the rule for {node.op_type}", source.tensor)
 
 
+def _is_steered_by_caller(record: Record, node: onnx.NodeProto) -> bool:
+    """Whether an operand that the caller may override says where values go: integers (shapes, axes, indices), and what
+    is computed from such; scales of Resize."""
+    origins, dtype = record.constants.overridden, record.shapes.dtype
+    found = [name for name in node.input if name in origins]
+    kinds = {dtype.get(n, 0) for name in found for n in (name, origins[name])}
+    return bool(found) and (not kinds <= FLOATS or node.op_type in ("Resize", "Upsample"))
+
+
 def _has_weights(n: NodeTrace) -> bool:
     """Whether a constant matrix or kernel is among the operands: a layer, perhaps, that we cannot read."""
     return any(
@@ -125,20 +151,22 @@ def _has_weights(n: NodeTrace) -> bool:
 
 def _name_overridden(record: Record) -> None:
     """Walls of nodes with an operand that the caller may override name that operand; so do layers that make no
-    channels because of it."""
+    channels because of it, and shapes that such nodes compute with."""
     origins = record.constants.overridden
     reasons: dict[int, str] = {}
     for i, node in enumerate(record.graph.nodes):
         origin = next((origins[name] for name in node.input if name in origins), "")
-        if origin and not all(o in origins for o in node.output if o):
+        if origin:
             reasons[i] = f"'{origin}' is an overridable input (--strict-inputs)"
     for k, wall in enumerate(record.walls):
         if wall.node in reasons and DEFECT not in wall.reason:
             record.walls[k] = replace(wall, reason=reasons[wall.node])
     for i, reason in reasons.items():
         node = record.graph.nodes[i]
-        rule = rule_for(node)
-        if rule is not None and rule.source:
+        read = [name for name in node.input if record.constants.reads_shapes(name)]
+        _wall_shapes_behind(record, read, reason)
+        rule, made = rule_for(node), all(o in origins for o in node.output if o)
+        if rule is not None and rule.source and not made:
             _refuse(record, i, reason)
 
 
@@ -165,20 +193,29 @@ def _wall_all(n: NodeTrace, reason: str) -> None:
 
 
 def _wall_shapes_that_leave(record: Record) -> None:
-    """Tensors whose shape is what an output of the model is computed from keep it."""
+    """Tensors whose shape is what an output of the model, or a body, is computed from keep it."""
+    graph = record.graph
+    places = {name: f"part of the model's output '{name}'" for name in graph.outputs}
+    for node in graph.nodes:
+        places.update(dict.fromkeys(captured(node), f"read by the body of {node.op_type}"))
+    for name, what in places.items():
+        if record.constants.reads_shapes(name):
+            _wall_shapes_behind(record, [name], f"its shape is {what}")
+
+
+def _wall_shapes_behind(record: Record, names: list[str], reason: str) -> None:
+    """Tensors whose shape these values are computed from keep it."""
     graph, constants = record.graph, record.constants
-    for name in graph.outputs:
-        stack = [name] if constants.reads_shapes(name) else []
-        seen: set[str] = set()
-        while stack:
-            index = graph.producer[stack.pop()]
-            node = graph.nodes[index]
-            n = NodeTrace(record, index, node)
-            if node.op_type in SHAPE_READERS:
-                n.wall(n.labels(0), f"its shape is part of the model's output '{name}'")
-            else:
-                stack.extend(x for x in node.input if constants.reads_shapes(x) and x not in seen)
-                seen.update(node.input)
+    stack, seen = list(names), set(names)
+    while stack:
+        index = graph.producer[stack.pop()]
+        node = graph.nodes[index]
+        n = NodeTrace(record, index, node)
+        if node.op_type in SHAPE_READERS:
+            n.wall(n.labels(0), reason)
+        else:
+            stack.extend(x for x in node.input if constants.reads_shapes(x) and x not in seen)
+            seen.update(node.input)
 
 
 def _keep_grids_dense(record: Record) -> None:

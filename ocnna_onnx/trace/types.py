@@ -9,7 +9,9 @@ import numpy as np
 
 from ..model.constants import Constants
 from ..model.graph import Graph
+from ..model.light import Light
 from ..model.shapes import Shapes
+from ..model.unfold import Unfolded
 from .labels import BoolArray, IntArray, Labels
 
 
@@ -86,12 +88,15 @@ class Pairing:
 class Trace:
     """Everything the trace of one model found.
 
+    original: the model as it was given. unfolded: what was laid out of it to be traced; its graph is `graph`.
     labels: tensor -> its label arrays (none: fixed). unit_class: int64 [units + 1], the class (one decision) of each
     unit. free: bool per class, whether no wall touches it. masks: (node, input) places where the proof's oracle
     silences removed units, because the node mixes them into values that stay -> the input that holds what silence is
     (a zero point), None for 0. pairing: how classes may be formed anew (`coupling.pair`).
     """
 
+    original: Light
+    unfolded: Unfolded
     graph: Graph
     shapes: Shapes
     constants: Constants

@@ -5,23 +5,39 @@ from __future__ import annotations
 
 import onnx
 
-from . import contraction, elementwise, movement, normalize, product, quantize, reduce, spatial
+from . import (
+    contraction,
+    einsum,
+    elementwise,
+    indexed,
+    movement,
+    normalize,
+    product,
+    quantize,
+    recurrent,
+    reduce,
+    spatial,
+)
 from .refused import reason_without_rule
 from .rule import NodeSurgery, Rule
 
 RULES: dict[str, Rule] = {
     **contraction.RULES,
+    **einsum.RULES,
     **elementwise.RULES,
+    **indexed.RULES,
     **movement.RULES,
     **normalize.RULES,
     **product.RULES,
     **quantize.RULES,
+    **recurrent.RULES,
     **reduce.RULES,
     **spatial.RULES,
 }
 MICROSOFT: dict[str, Rule] = {
     **contraction.MICROSOFT,
     **elementwise.MICROSOFT,
+    **indexed.MICROSOFT,
     **movement.MICROSOFT,
     **normalize.MICROSOFT,
     **product.MICROSOFT,

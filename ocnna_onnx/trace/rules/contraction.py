@@ -33,6 +33,7 @@ class Operands:
 QLINEAR = Operands(weight=3, bias=8, per_output=(4, 5), neutral=2)
 INTEGER = Operands(weight=1, bias=None, per_output=(3,), neutral=2)
 FUSED = Operands(addend=3)
+DEFORMED = Operands(bias=3)
 QGEMM = Operands(weight=3, bias=6, per_output=(4, 5), neutral=2)
 
 
@@ -150,8 +151,18 @@ def trace_gemm(n: NodeTrace, operands: Operands = Operands()) -> None:
     n.emit(added(n, c, [*rows, *([out] if out is not None else [])]))
 
 
+def trace_deformed(n: NodeTrace) -> None:
+    """DeformConv X, W, offset, b, mask: as Conv; offsets and mask are one value per position of the kernel."""
+    for i in (2, 4):
+        n.wall(n.labels(i), f"{n.op} takes its channels for positions of the kernel", i)
+    if int(n.attr("offset_group", 1)) > 1:
+        n.wall(n.labels(0), f"{n.op} with several groups of offsets")
+    trace_conv(n, DEFORMED)
+
+
 RULES = {
     **dict.fromkeys(("Conv", "ConvTranspose"), Rule(trace_conv, rewrite_conv, (0, 1), source=True)),
+    "DeformConv": Rule(trace_deformed, rewrite_conv, (0, 1, 2, 4), source=True),
     "Gemm": Rule(trace_gemm, None, (0, 1, 2), source=True),
     "QLinearConv": Rule(partial(trace_conv, operands=QLINEAR), rewrite_conv, (0, 3), source=True),
     "ConvInteger": Rule(partial(trace_conv, operands=INTEGER), rewrite_conv, (0, 1), source=True),

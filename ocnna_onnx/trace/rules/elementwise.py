@@ -52,6 +52,7 @@ def trace_nary(n: NodeTrace, operands: Sequence[int] | None = None) -> None:
 
 RULES = {
     **dict.fromkeys(UNARY, Rule(trace_unary)),
+    "CastLike": Rule(trace_unary, inputs=(0, 1)),  # of the second operand only the type is read
     **dict.fromkeys(NARY, Rule(trace_nary, inputs=None)),
     "Dropout": Rule(trace_dropout),
 }

@@ -27,11 +27,11 @@ def join_operands(n: NodeTrace, operands: Iterable[tuple[int, Sequence[Labels]]]
                 kept[kept.index(partners[0])] = x
     for x in kept:
         for i in own:
-            _meet(n, i, own[i], x, reason)
+            meet(n, i, own[i], x, reason)
     return kept
 
 
-def _meet(n: NodeTrace, i: int, own: Sequence[Labels], x: Labels, reason: str) -> None:
+def meet(n: NodeTrace, i: int, own: Sequence[Labels], x: Labels, reason: str) -> None:
     """Operand i under the labels x of the output."""
     shape = n.shape(i)
     missing = len(x.shape) - len(shape)

@@ -16,12 +16,16 @@ CHANNEL = 1
 
 
 def trace_batch_norm(n: NodeTrace) -> None:
-    """Inference: per channel, its four vectors are cut. Training mode is a wall."""
-    if n.attr("training_mode", 0) or len([o for o in n.node.output if o]) > 1:
-        n.wall(n.labels(0), "BatchNormalization in training mode")
-        return
+    """Per channel, in training mode with the batch's own statistics: its four vectors are cut, and what else it gives
+    out has one number per channel."""
     _per_channel(n, n.labels(0), (1, 2, 3, 4))
     n.emit(n.labels(0))
+    for k in range(1, len(n.node.output)):
+        for x in n.labels(0):
+            if n.node.output[k] and x.axes == (CHANNEL,):
+                n.emit([lb.along(lb.vector(x, CHANNEL), 0, n.out_shape(k))], k)
+            elif n.node.output[k] and CHANNEL in x.axes:
+                n.wall([x], f"{n.op} gives out statistics")
 
 
 def _per_channel(n: NodeTrace, labels: Sequence[Labels], operands: Sequence[int]) -> None:
