@@ -395,6 +395,10 @@ LAYERS = {"wa": 4, "wb": 4, "wd": 4, "wz": 4, "wc": 6, "w1": 3}
 """Weight -> how many of its layer's channels go."""
 
 
+KERNELS = 8 * 27 + 64 + 72 + 8 * 27 + 12 * 24 + 72 + 24
+"""Codes of all weights."""
+
+
 class Images(CalibrationDataReader):
     """A few random images to calibrate on."""
 
@@ -454,6 +458,7 @@ def test_a_net_quantized_to_16_bits(net: Path, own: bool) -> None:
     kinds = {"activation_type": QuantType.QUInt16, "weight_type": QuantType.QInt16}
     model = onnx.load(statically(net, QuantFormat.QDQ, **kinds, extra_options={"UseQDQContribOps": own}))
     assert any(n.domain == "com.microsoft" for n in model.graph.node) == own
+    assert ocnna_onnx.inspect(model).to_json()["params"] == KERNELS
     assert layers_lost(model) == sorted(LAYERS.values())
 
 

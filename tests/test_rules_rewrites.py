@@ -125,6 +125,18 @@ for op in ("ReduceProd", "ReduceLogSumExp"):
 wall("ReduceMin, opset 7", "ReduceMin", "over channels", chain("m = ReduceMin<axes=[1]>(a)", into=1, opset=7))
 
 
+wall(
+    "softmax, decomposed",
+    "ReduceMax",
+    "a decomposed Softmax over channels",
+    chain(
+        "x0 = ReduceMax<axes=[1]>(a) d = Sub(a, x0) e = Exp(d) s = ReduceSum(e, one) m = Div(e, s)",
+        "int64[1] one = {1}",
+    ),
+    node="x0",
+)
+
+
 # --- RMSNormalization ---
 
 case(

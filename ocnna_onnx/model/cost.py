@@ -21,6 +21,8 @@ WEIGHT_TYPES = frozenset(
         TensorProto.DOUBLE,
         TensorProto.INT8,
         TensorProto.UINT8,
+        TensorProto.INT16,
+        TensorProto.UINT16,
         TensorProto.INT4,
         TensorProto.UINT4,
         TensorProto.FLOAT8E4M3FN,
