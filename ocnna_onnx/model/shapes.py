@@ -31,6 +31,10 @@ SEQUENCE_OPS = frozenset(
 )
 
 
+PACKED = frozenset((TensorProto.INT4, TensorProto.UINT4, TensorProto.INT2, TensorProto.UINT2, TensorProto.FLOAT4E2M1))
+"""Types of which onnxruntime cannot tell the shape."""
+
+
 @dataclass(frozen=True)
 class Shapes:
     """Shapes at the probe.
@@ -218,7 +222,9 @@ def _executed(graph: Graph, feeds: Mapping[str, Shape], runtime: Runtime) -> tup
     """Shapes of every tensor by running the model once on zeros, with a Shape node on every tensor."""
     names = [n for node in graph.nodes if node.op_type not in SEQUENCE_OPS for n in node.output if n]
     dtype = _types(graph, names, runtime)
-    names = [n for n in names if n in dtype]
+    names = [n for n in names if n in dtype and dtype[n] not in PACKED]
+    if not names:
+        return {}, dtype
     model = onnx.ModelProto()
     model.CopyFrom(graph.proto)
     del model.graph.output[:]
