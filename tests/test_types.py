@@ -238,7 +238,7 @@ def in_bf16(model: onnx.ModelProto) -> onnx.ModelProto:
 
 @pytest.mark.parametrize(
     "name",
-    [n if k % 5 == 1 else pytest.param(n, marks=pytest.mark.slow) for k, n in enumerate(CASES)],
+    [n if k % 10 == 1 else pytest.param(n, marks=pytest.mark.slow) for k, n in enumerate(CASES)],
 )
 def test_an_idiom_is_pruned_in_bf16_too(name: str) -> None:
     result = prove_half(in_bf16(CASES[name].model))

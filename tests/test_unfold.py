@@ -405,7 +405,7 @@ def in_a_branch(model: onnx.ModelProto) -> onnx.ModelProto:
 
 @pytest.mark.parametrize("fold", [in_a_function, in_a_branch])
 @pytest.mark.parametrize(
-    "name", [n if k % 5 == 0 else pytest.param(n, marks=pytest.mark.slow) for k, n in enumerate(CASES)]
+    "name", [n if k % 10 == 0 else pytest.param(n, marks=pytest.mark.slow) for k, n in enumerate(CASES)]
 )
 def test_an_idiom_is_pruned_in_a_function_and_in_a_branch_too(name: str, fold: Any) -> None:
     model, gone = CASES[name]

@@ -12,6 +12,7 @@ from ..errors import ModelError
 from ..model.graph import AnyArray
 from ..model.light import Light, light
 from ..model.session import Runtime, open_session, run
+from ..model.shapes import PACKED
 from ..trace.groups import Group
 from ..trace.kept import Kept
 from ..trace.labels import Shape
@@ -21,9 +22,6 @@ TAP_BYTES = 1 << 30
 """Tapped tensors of one model held at a time."""
 
 SHAPE_SUFFIX = "//shape"
-
-PACKED = frozenset((TensorProto.INT4, TensorProto.UINT4, TensorProto.INT2, TensorProto.UINT2, TensorProto.FLOAT4E2M1))
-"""Types of which onnxruntime cannot tell the shape, nor hand them out."""
 
 
 def run_taps(
