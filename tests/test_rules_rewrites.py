@@ -217,6 +217,14 @@ def test_a_mean_is_scaled_by_one_operator_and_told() -> None:
     assert [n.op_type for n in result.rewritten.model.graph.node] == ["Conv", "Exp", "ReduceMean", "Mul", "Conv"]
 
 
+def test_a_factor_is_not_rounded_to_bfloat16() -> None:
+    text = """g (bfloat16[4,6] x) => (bfloat16[4,3] y) <bfloat16[6,10] w1, bfloat16[10] s, bfloat16[10,3] w2>
+        { h = MatMul(x, w1) n = RMSNormalization(h, s) y = MatMul(n, w2) }"""
+    result = prove_half(build(text, 23))
+    assert removed(result) == {"h": 5}
+    assert [n.op_type for n in result.rewritten.model.graph.node][1:-1] == ["RMSNormalization", "Cast", "Mul", "Cast"]
+
+
 def test_a_mean_that_loses_nothing_stays_as_it_is() -> None:
     model = chain("m = ReduceMean<axes=[2]>(a)")
     assert [n.op_type for n in prove_half(model).rewritten.model.graph.node] == ["Conv", "ReduceMean", "Conv"]
