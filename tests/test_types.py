@@ -11,7 +11,8 @@ import onnx
 import pytest
 from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
-from support import RUNTIME, build, prove_half, removed, run_model, tensors
+from support import RUNTIME, build, prove_half, removed, tensors
+from test_rules import CASES
 
 import ocnna_onnx
 from ocnna_onnx.cli.main import main
@@ -62,6 +63,28 @@ def test_fp16_between_casts() -> None:
     result = prove_half(model)
     assert removed(result) == FREE
     assert result.proof.tolerance == 1e-2
+
+
+@pytest.mark.parametrize("seed", [5, 9, 11])
+def test_an_output_in_fp32_that_was_rounded_to_fp16_before(seed: int) -> None:
+    """Sums in another order round differently, by more than fp32's tolerance."""
+    model = build(
+        """g (float[N,3,16,16] xf) => (float[N,5,16,16] yf)
+        <float16[64,3,3,3] wa, float16[64] ba, float16[96,64,3,3] wb, float16[96] bb, float16[64,96,1,1] wc,
+         float16[5,64,1,1] wy, float16[5] by>
+        { x = Cast<to=10>(xf)
+          a0 = Conv<pads=[1,1,1,1]>(x, wa, ba)
+          a = Relu(a0)
+          b0 = Conv<pads=[1,1,1,1]>(a, wb, bb)
+          b = Relu(b0)
+          c = Conv(b, wc)
+          s = Add(a, c)
+          y = Conv(s, wy, by)
+          yf = Cast<to=1>(y) }""",
+        seed=seed,
+    )
+    result = prove_half(model, seed=seed)
+    assert result.proof.ill_conditioned == ()
 
 
 def test_layers_in_fp16_and_fp32_that_share_channels() -> None:
@@ -193,6 +216,36 @@ def test_bf16_in_a_body() -> None:
     assert removed(prove_half(model)) == {"conv": 4}
 
 
+def in_bf16(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Every float32 of a model as bfloat16."""
+    converted = onnx.ModelProto()
+    converted.CopyFrom(model)
+    nodes = list(converted.graph.node)
+    nodes += [n for f in converted.functions for n in f.node]
+    for tensor in (*converted.graph.initializer, *(a.t for n in nodes for a in n.attribute if a.HasField("t"))):
+        if tensor.data_type == TensorProto.FLOAT:
+            array = numpy_helper.to_array(tensor).astype(ml_dtypes.bfloat16)
+            tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    for value in (*converted.graph.input, *converted.graph.output, *converted.graph.value_info):
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT:
+            value.type.tensor_type.elem_type = TensorProto.BFLOAT16
+    for node in nodes:
+        for a in node.attribute:
+            if a.name in ("to", "dtype") and a.i == TensorProto.FLOAT:
+                a.i = TensorProto.BFLOAT16
+    return converted
+
+
+@pytest.mark.parametrize(
+    "name",
+    [n if k % 5 == 1 else pytest.param(n, marks=pytest.mark.slow) for k, n in enumerate(CASES)],
+)
+def test_an_idiom_is_pruned_in_bf16_too(name: str) -> None:
+    result = prove_half(in_bf16(CASES[name].model))
+    assert removed(result) == CASES[name].gone
+    assert result.proof.twin == "fp32"
+
+
 # --- weights in eight bits and four ---
 
 KINDS = ["FLOAT8E4M3FN", "FLOAT8E5M2", "INT4", "UINT4", "INT8"]
@@ -238,6 +291,36 @@ def test_small_codes_are_cut_where_they_are_stored(kind: str, capfd: pytest.Capt
 
 
 @pytest.mark.parametrize("kind", ["INT4", "INT8"])
-def test_codes_in_blocks_are_cut_or_stay(kind: str) -> None:
+def test_codes_in_blocks_are_exact_whatever_goes(kind: str) -> None:
     result = prove_half(dequantized(kind, block=4))
-    assert run_model(result.rewritten.model, {"x": np.ones((1, 3, 8, 8), np.float32)})["y"].shape == (1, 5, 8, 8)
+    assert removed(result) == {"a": 4, "b": 4}
+
+
+@pytest.mark.parametrize("kind", ["INT4", "UINT4", "INT8"])
+def test_codes_in_blocks_stay_codes_where_whole_blocks_go(kind: str) -> None:
+    model = dequantized(kind, block=4)
+    scale = next(t for t in model.graph.initializer if t.name == "wa_scale")
+    scale.CopyFrom(numpy_helper.from_array(np.float32([0.3] * 4 + [0.001] * 4), "wa_scale"))
+    pruned = ocnna_onnx.prune(model, ratio=0.5, criterion="l1", samples=4).model
+    stored = {t.name: t for t in pruned.graph.initializer}
+    assert stored["wb_codes"].data_type == getattr(TensorProto, kind)
+    assert list(stored["wb_codes"].dims) == [4, 4, 1, 1]
+    assert list(stored["wb_scale"].dims) == [4, 1, 1, 1]
+
+
+@pytest.mark.parametrize("kind", ["FLOAT8E4M3FN", "INT4", "UINT4", "INT16"])
+def test_activations_in_small_codes(kind: str) -> None:
+    model = build(
+        """g (float[N,3,8,8] x) => (float[N,5,8,8] y)
+        <float[8,3,1,1] wa, float[6,8,1,1] wb, float[5,6,1,1] wy, float s = {0.05}>
+        { a = Conv(x, wa)
+          q = QuantizeLinear(a, s, z)
+          d = DequantizeLinear(q, s, z)
+          b = Conv(d, wb)
+          y = Conv(b, wy) }""",
+        opset=23,
+        ir=11,
+    )
+    zero = np.zeros((), helper.tensor_dtype_to_np_dtype(getattr(TensorProto, kind)))
+    model.graph.initializer.append(numpy_helper.from_array(zero, "z"))
+    assert removed(prove_half(model)) == {"a": 4, "b": 3}

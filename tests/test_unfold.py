@@ -12,9 +12,11 @@ import pytest
 from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 from support import RUNTIME, build, prove_half, removed, run_model, tensors, walls_at
+from test_rules import CASES
 
 import ocnna_onnx
 from ocnna_onnx.cli.main import main
+from ocnna_onnx.model.graph import captured
 from ocnna_onnx.model.light import Light
 from ocnna_onnx.model.unfold import unfold
 from ocnna_onnx.trace.tracer import trace as trace_model
@@ -87,6 +89,16 @@ def test_nothing_removed_leaves_functions_as_they_were() -> None:
     assert result.report["rewrites"] == []
     assert result.report["before"]["params"] == result.report["after"]["params"] > 1000
     assert not any("always taken" in w for w in result.report["warnings"])
+
+
+def test_a_function_that_nobody_calls_survives() -> None:
+    model = blocks()
+    for _ in range(2):
+        del model.graph.node[1]
+    model.graph.node[1].input[0] = "a"
+    result = prove_half(model)
+    assert removed(result) == {"stem": 4}
+    assert list(result.rewritten.model.functions) == list(model.functions)
 
 
 def test_weights_stored_in_a_function_are_cut_for_each_call() -> None:
@@ -331,3 +343,72 @@ def test_a_branch_in_a_function() -> None:
     result = prove_half(build(text))
     assert removed(result) == {"conv": 4}
     assert {n.op_type for n in result.rewritten.model.graph.node} == {"Conv", "Relu", "Sigmoid"}
+
+
+# --- every idiom, in a function and in a branch ---
+
+
+def in_a_function(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The whole graph as one call; its stored tensors are operands of it."""
+    folded = onnx.ModelProto()
+    folded.CopyFrom(model)
+    made = {o for node in model.graph.node for o in node.output}
+    read = {n for node in model.graph.node for n in (*node.input, *captured(node)) if n and n not in made}
+    operands, results = sorted(read), [o.name for o in model.graph.output]
+    folded.functions.append(
+        helper.make_function("acme", "All", operands, results, model.graph.node, model.opset_import)
+    )
+    del folded.graph.node[:]
+    folded.graph.node.append(helper.make_node("All", operands, results, name="all", domain="acme"))
+    folded.opset_import.append(helper.make_opsetid("acme", 1))
+    return folded
+
+
+def in_a_branch(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The whole graph as the branch of an If that is always taken."""
+    folded = onnx.ModelProto()
+    folded.CopyFrom(model)
+    inner, outputs = {}, []
+    for out in model.graph.output:
+        inner[out.name] = f"{out.name}_inside"
+        outputs.append(helper.make_tensor_value_info(inner[out.name], out.type.tensor_type.elem_type, None))
+    nodes = [onnx.NodeProto.FromString(n.SerializeToString()) for n in model.graph.node]
+    for node in nodes:
+        for names in (node.input, node.output):
+            names[:] = [inner.get(n, n) for n in names]
+    taken = helper.make_graph(nodes, "taken", [], outputs)
+    zeros = [
+        helper.make_node(
+            "Constant",
+            [],
+            [f"{o.name}_0"],
+            value=numpy_helper.from_array(
+                np.zeros(1, helper.tensor_dtype_to_np_dtype(o.type.tensor_type.elem_type)), "zero"
+            ),
+        )
+        for o in model.graph.output
+    ]
+    values = [
+        helper.make_tensor_value_info(f"{o.name}_0", o.type.tensor_type.elem_type, None) for o in model.graph.output
+    ]
+    other = helper.make_graph(zeros, "other", [], values)
+    node = helper.make_node(
+        "If", ["always"], [o.name for o in model.graph.output], "if", then_branch=taken, else_branch=other
+    )
+    del folded.graph.node[:]
+    folded.graph.node.append(node)
+    folded.graph.initializer.append(numpy_helper.from_array(np.array(True), "always"))
+    if folded.ir_version < 4:
+        folded.graph.input.append(helper.make_tensor_value_info("always", TensorProto.BOOL, []))
+    return folded
+
+
+@pytest.mark.parametrize("fold", [in_a_function, in_a_branch])
+@pytest.mark.parametrize(
+    "name", [n if k % 5 == 0 else pytest.param(n, marks=pytest.mark.slow) for k, n in enumerate(CASES)]
+)
+def test_an_idiom_is_pruned_in_a_function_and_in_a_branch_too(name: str, fold: Any) -> None:
+    model, gone = CASES[name]
+    if fold is in_a_branch and model.opset_import[0].version < 11:
+        pytest.skip("before opset 11 both branches of an If must give one shape")
+    assert sorted(removed(prove_half(fold(model))).values()) == sorted(gone.values())

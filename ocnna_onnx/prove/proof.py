@@ -34,7 +34,7 @@ tolerance, rounding is what limits the comparison, and this many times that diff
 NOISE_CAP = 0.05
 
 LOCAL_SCALES = (1.0, 1e6, 1e12, 1e18)
-FLOAT, INT64, BOOL = (int(getattr(onnx.TensorProto, name)) for name in ("FLOAT", "INT64", "BOOL"))
+FLOAT, FLOAT16, INT64, BOOL = (int(getattr(onnx.TensorProto, n)) for n in ("FLOAT", "FLOAT16", "INT64", "BOOL"))
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,7 @@ class _Models:
     rtol: float | None
     taps: Mapping[str, Sequence[int]]
     quantized: frozenset[str]
+    halved: frozenset[str]
 
     def node_of(self, tensor: str) -> str:
         graph = self.kept.trace.graph
@@ -112,6 +113,8 @@ class _Models:
         own = TOLERANCE.get(self.kept.trace.shapes.dtype.get(tensor, 0))
         if tensor in self.quantized:
             own = max(own or 0.0, QUANTIZED)
+        if tensor in self.halved and own is not None:
+            own = max(own, TOLERANCE[FLOAT16])
         return own if own is None or self.rtol is None else self.rtol
 
 
@@ -124,6 +127,19 @@ def _behind_quantizers(trace: Trace) -> frozenset[str]:
             continue
         if node.op_type in QUANTIZERS or any(n in found for n in node.input):
             found.update(o for o in node.output if o and trace.shapes.dtype.get(o) not in (INT64, BOOL))
+    return frozenset(found)
+
+
+def _behind_halves(trace: Trace) -> frozenset[str]:
+    """Tensors of another type that depend on activations in fp16: they were rounded before."""
+    found: set[str] = set()
+    for i in trace.graph.order:
+        node = trace.graph.nodes[i]
+        if any(o in trace.constants.ahead for o in node.output):
+            continue
+        read = [n for n in node.input if n and n not in trace.constants.ahead]
+        if any(n in found or trace.shapes.dtype.get(n) == FLOAT16 for n in read):
+            found.update(o for o in node.output if o)
     return frozenset(found)
 
 
@@ -147,9 +163,8 @@ def prove(
     cut = [g for g in groups if any(not kept.keep[trace.sources[s].units].all() for s in g.sources)]
     original = light(trace.graph.model)
     oracle = masked_original(trace, kept.keep, original)
-    models = _Models(
-        kept, original, oracle, light(pruned), runtime, rtol, group_taps(trace, cut), _behind_quantizers(trace)
-    )
+    taps, quantized, halved = group_taps(trace, cut), _behind_quantizers(trace), _behind_halves(trace)
+    models = _Models(kept, original, oracle, light(pruned), runtime, rtol, taps, quantized, halved)
     found = _Findings(twin="fp32" if has_bfloat16(trace.graph.proto) else "")
     silent = {g.id for g in cut}
     used: list[Feed] = []

@@ -35,7 +35,8 @@ def freeze_values(editor: Editor) -> None:
             continue  # of another shape: made to the shape of a tensor (zeros like it), and meant to follow
         if np.array_equal(before, after) and independent(trace.graph, {name}, sizes):
             continue  # else they are equal at the probe only
-        if name in trace.constants.fixed and independent(trace.graph, {name}, proven):
+        literal = before.dtype.name != "bfloat16"  # which would be rounded, unlike what the fp32 twin computes
+        if literal and name in trace.constants.fixed and independent(trace.graph, {name}, proven):
             frozen = editor.fresh_name(f"{name}_before")
             editor.put_initializer(frozen, before)
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import comb, log2
 
 import numpy as np
 
@@ -11,6 +12,10 @@ from .context import Record
 from .labels import BoolArray, FloatArray, IntArray, Labels
 from .pairing import by_score
 from .types import Choice, Option, Pairing, Source, Trace, Wall
+
+FINE_ENOUGH = 4
+"""Channels per group from which on an equal count from every group is weighed by how many ways there are to choose
+them; with fewer, a single step would take a third or a half of them."""
 
 Edge = tuple[IntArray, IntArray]
 """Two arrays of units of equal length that go together pair by pair."""
@@ -148,7 +153,7 @@ def _clusters(record: Record, unit_class: IntArray, size: int) -> list[list[Choi
 
 def _best(cluster: list[Choice], edges: list[Edge], walls: list[Wall], size: int) -> tuple[Option, ...]:
     """From several starts (all first options, all second ones, …), change one choice at a time while that leaves more
-    classes free. Two views of one grid (before and after a Transpose) are one choice."""
+    to choose from. Two views of one grid (before and after a Transpose) are one choice."""
     distinct: dict[tuple[bytes, ...], list[int]] = {}
     for k, choice in enumerate(cluster):
         distinct.setdefault(tuple(sorted(map(_signature, choice.options))), []).append(k)
@@ -160,19 +165,19 @@ def _best(cluster: list[Choice], edges: list[Edge], walls: list[Wall], size: int
             for k, option in enumerate(options)
         ]
 
-    best, found = -1, [c.options[0] for c in cluster]
+    best, found = -1.0, [c.options[0] for c in cluster]
     for start in range(max(len(c.options) for c in cluster)):
         options = found
         for same in distinct.values():
             first = cluster[same[0]].options
             options = settle(options, same, _signature(first[min(start, len(first) - 1)]))
-        score, improved = _free_classes(cluster, options, edges, walls, units, size), len(distinct) > 1
+        score, improved = _freedom(cluster, options, edges, walls, units, size), len(distinct) > 1
         while improved:
             improved = False
             for same in distinct.values():
                 for wanted in map(_signature, cluster[same[0]].options):
                     trial = settle(options, same, wanted)
-                    left = _free_classes(cluster, trial, edges, walls, units, size)
+                    left = _freedom(cluster, trial, edges, walls, units, size)
                     if left > score:
                         score, options, improved = left, trial, True
         if score > best:
@@ -186,10 +191,11 @@ def _signature(option: Option) -> bytes:
     return repr(sorted(rows)).encode()
 
 
-def _free_classes(
+def _freedom(
     cluster: list[Choice], options: list[Option], edges: list[Edge], walls: list[Wall], units: IntArray, size: int
-) -> int:
-    """How many classes of these units can go under these options."""
+) -> float:
+    """How many classes of these units can go under these options. One that takes a channel from each of g groups stands
+    for the log₂ of the ways to choose half of c channels g times, spread over the c classes of its grid."""
     classes = _classes(size, [*edges, *(e for o in options for e in _edges(o))])
     fixed = np.zeros(int(classes.max()) + 1, bool)
     for wall in (*walls, *(w for c, o in zip(cluster, options, strict=True) for w in _fixed_rows(c, o))):
@@ -199,7 +205,15 @@ def _free_classes(
             present = np.unique(classes[matrix[matrix > 0]])
             if len(present) == 1:
                 fixed[present] = True
-    return int((~fixed[np.unique(classes[units])]).sum())
+    weight = np.ones(len(fixed))
+    for option in options:
+        if option.by_count and min(len(rows) for rows in option.rows) >= FINE_ENOUGH:
+            for rows in option.rows:
+                c, g = rows.shape
+                touched = classes[rows]
+                weight[touched] = np.maximum(weight[touched], g * log2(comb(c, c // 2)) / c)
+    found = np.unique(classes[units])
+    return float(weight[found[~fixed[found]]].sum())
 
 
 def _whole_tensors(
