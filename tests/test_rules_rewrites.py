@@ -120,6 +120,14 @@ for op, sign in (("ReduceMax", "Neg"), ("ReduceMin", "Abs")):  # the zeros of wh
     case(f"{op} over channels, of one sign", {"a": 4}, chain(f"e = Exp(a) s = {sign}(e) m = {op}<axes=[1]>(s)", into=1))
 for op in ("ReduceMax", "ReduceMin"):
     case(f"{op} over channels and positions", {"a": 4}, chain(f"g = {op}<axes=[1,2]>(a) m = Mul(a, g)"))
+case(
+    "ReduceMax to one number",
+    {"h": 5},
+    build(
+        """g (float[4,6] x) => (float y) <float[6,10] w1>
+        { h = MatMul(x, w1) n = Neg(h) y = ReduceMax<keepdims=0>(n) }"""
+    ),
+)
 for op in ("ReduceProd", "ReduceLogSumExp"):
     wall(f"{op} over channels", op, "over channels", chain(f"e = Exp(a) m = {op}<axes=[1]>(e)", into=1))
 wall("ReduceMin, opset 7", "ReduceMin", "over channels", chain("m = ReduceMin<axes=[1]>(a)", into=1, opset=7))
