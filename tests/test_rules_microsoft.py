@@ -44,6 +44,18 @@ def quantized(middle: str, weights: str = "", into: int = 8, **arrays: Any) -> o
     return chain(f"q = QuantizeLinear(a, s, z) {middle} m = DequantizeLinear(k, s2, z2)", declared, into, **arrays)
 
 
+# --- words for what stays ---
+
+wall(
+    "SkipLayerNormalization",
+    "SkipLayerNormalization",
+    "com.microsoft.SkipLayerNormalization: a normalization over channels",
+    tokens(
+        "a = MatMul(x, w1) m = com.microsoft.SkipLayerNormalization(a, a, s) y = MatMul(m, w2)",
+        "float[6,10] w1, float[10] s, float[10,3] w2",
+    ),
+)
+
 # --- one position at a time ---
 
 for op in ("Gelu", "QuickGelu<alpha=1.7>", "FastGelu"):
@@ -205,6 +217,15 @@ wall(
         { m = com.microsoft.FusedConv<activation="Relu">(x, w, , x) y = Conv(m, wy) }"""
     ),
     layer="m",
+)
+wall(
+    "FusedConv with a computed weight",
+    "FusedConv",
+    "computed weight",
+    build(
+        """g (float[2,3,4,4] x, float[8,3,1,1] k) => (float[2,5,H,W] y) <float[8,3,1,1] w, float[5,8,1,1] wy>
+        { a = Conv(x, w) m = com.microsoft.FusedConv<activation="Relu">(x, k, , a) y = Conv(m, wy) }"""
+    ),
 )
 case(
     "FusedConv, grouped",

@@ -9,7 +9,7 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from ..errors import ModelError
-from ..model.graph import AnyArray
+from ..model.graph import AnyArray, first_output
 from ..model.light import Light, light
 from ..model.session import Runtime, open_session, run
 from ..model.shapes import PACKED
@@ -40,7 +40,7 @@ def group_taps(trace: Trace, groups: Sequence[Group]) -> dict[str, list[int]]:
         for s in group.sources:
             wanted.setdefault(trace.sources[s].tensor, [])
         for node in group.consumers:
-            wanted.setdefault(trace.graph.nodes[node].output[0], []).append(group.id)
+            wanted.setdefault(first_output(trace.graph.nodes[node]), []).append(group.id)
     for name in trace.graph.outputs:
         shaped = name in trace.shapes.shape  # not a sequence or a map
         if shaped and name in trace.graph.producer and name not in trace.constants.ahead:

@@ -68,6 +68,8 @@ def trace_concat(n: NodeTrace, quantized: bool = False) -> None:
     out = n.out_shape()
     axis = int(n.attr("axis", 1)) % len(out)
     inputs = range(2, len(n.node.input), 3) if quantized else range(len(n.node.input))
+    for i in set(range(len(n.node.input))) - set(inputs):
+        n.wall(n.labels(i), f"{n.op} reads it as operand {i}", i)
     across = [(i, [lb.restretch(x, out) for x in n.labels(i) if axis not in x.axes]) for i in inputs]
     kept = join_operands(n, across, "Concat with an activation that is fixed at these positions")
     if any(axis in x.axes for i in inputs for x in n.labels(i)):

@@ -10,7 +10,7 @@ import numpy as np
 from .. import labels as lb
 from ..context import NodeTrace
 from ..labels import Labels
-from .rule import NodeSurgery, Rule
+from .rule import NodeSurgery, Rule, scale_result
 
 CHANNEL = 1
 
@@ -138,7 +138,7 @@ def rewrite_rms(s: NodeSurgery) -> None:
     more = prod(shape[axis:]) / max(prod(left[axis:]), 1)
     if more != 1:
         s.set_attr("epsilon", float(np.float32(s.attr("epsilon", 1e-5) * more)))
-        s.then("Mul", np.asarray(more**0.5, s.dtype(s.outputs[0])))
+        scale_result(s, more**0.5)
 
 
 def trace_lrn(n: NodeTrace) -> None:

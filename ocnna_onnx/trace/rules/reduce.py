@@ -12,7 +12,7 @@ from .. import labels as lb
 from ..context import NodeTrace
 from ..labels import Labels
 from .normalize import over_axes
-from .rule import NodeSurgery, Rule
+from .rule import NodeSurgery, Rule, scale_result
 
 SUMS = frozenset({"ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSum"})
 WITH_ZEROS = {"ReduceMean": 7, "ReduceMax": 7, "ReduceMin": 8}
@@ -98,13 +98,12 @@ def rewrite_reduce(s: NodeSurgery) -> None:
     share = prod(left[a] for a in axes) / max(prod(shape[a] for a in axes), 1)
     if share == 1:
         return
-    dtype = s.dtype(s.outputs[0])
     if s.op == "ReduceMean":
-        s.then("Mul", np.asarray(share, dtype))
+        scale_result(s, share)
     elif s.op == "ReduceMax":
         s.then("Relu")
     elif s.op == "ReduceMin":
-        s.then("Min", np.asarray(0, dtype))
+        s.then("Min", np.asarray(0, s.dtype(s.outputs[0])))
 
 
 def trace_arg(n: NodeTrace) -> None:
