@@ -85,7 +85,7 @@ def _batch(graph: Graph, feeds: Mapping[str, Shape], shape: Mapping[str, Shape])
             return feeds[value.name][0]
     sizes = {feeds[v.name][0] for v in graph.inputs if feeds[v.name]}
     sizes |= {shape[name][0] for name in graph.outputs if shape.get(name)}
-    return next(iter(sizes), 1) if len(sizes) == 1 else 1
+    return max(sizes) or 1 if len(sizes) == 1 else 1
 
 
 def _all_shapes(
