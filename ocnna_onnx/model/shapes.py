@@ -122,7 +122,7 @@ def _deduced(
     for _ in range(rounds):
         if not _missing(graph, shape, dtype):
             break
-        found = {n: v for n, v in Constants(graph, shape, runtime, None, dtype).computed().items() if v.size <= SMALL}
+        found = Constants(graph, shape, runtime, None, dtype).computed(SMALL)
         if found.keys() <= known.keys():
             break
         known = found
