@@ -32,6 +32,10 @@ SEQUENCE_OPS = frozenset(
 )
 
 
+PACKED = frozenset((TensorProto.INT4, TensorProto.UINT4, TensorProto.INT2, TensorProto.UINT2, TensorProto.FLOAT4E2M1))
+"""Types of which onnxruntime cannot tell the shape."""
+
+
 @dataclass(frozen=True)
 class Shapes:
     """Shapes at the probe.
@@ -243,7 +247,9 @@ def _executed(
     a Shape node on every tensor."""
     names = [n for node in graph.nodes if node.op_type not in SEQUENCE_OPS for n in node.output if n]
     dtype = _types(graph, names, runtime)
-    names = [n for n in names if n in dtype]
+    names = [n for n in names if n in dtype and dtype[n] not in PACKED]
+    if not names:
+        return {}, dtype
     model = light(graph.model, [])
     for name in names:
         model.proto.graph.node.append(helper.make_node("Shape", [name], [_probe_name(name)]))

@@ -43,6 +43,7 @@ def relative_error(a: AnyArray, b: AnyArray, axes: Iterable[int], floor: float =
         return float("inf")
     if not a.size:
         return 0.0
+    a, b = np.atleast_1d(a), np.atleast_1d(b)  # numpy makes scalars of results without axes
     wide = np.float64 if a.dtype == np.float64 else np.float32  # close numbers subtract exactly in fp32 too
     difference, size = np.subtract(a, b, dtype=wide), np.abs(b, dtype=wide)
     if not np.isfinite(difference).all():

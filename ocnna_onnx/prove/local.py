@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from ..model.graph import AnyArray
+from ..model.graph import AnyArray, first_output
 from ..model.light import Light
 from ..model.session import Runtime, open_session, run
 from ..trace.kept import Kept
@@ -37,7 +37,7 @@ class LocalProver:
         change), of one node for its input i. scale: of the numbers put in, for consumers whose weights are tiny."""
         graph = self.kept.trace.graph
         original = graph.nodes[node]
-        output = original.output[0]
+        output = first_output(original)
         small = self.small[output]
         noise, mask, few = _numbers(self.kept, original.input[i], scale)
         operand = self.kept.trace.masks[(node, i)]
@@ -67,7 +67,7 @@ class LocalProver:
             inner = {0: f"out{place - 1}_0"} if place else {}
             copies[-1].input.extend((own | inner).get(k, "") for k in range(len(node.input)))
             copies[-1].output.extend(f"out{place}_{k}" if name else "" for k, name in enumerate(node.output))
-        wanted, fed = f"out{len(nodes) - 1}_0", f"in0_{i}"
+        wanted, fed = first_output(copies[-1]), f"in0_{i}"
         proto = self.kept.trace.graph.proto
         model = onnx.ModelProto(ir_version=max(proto.ir_version, 4))
         model.opset_import.extend(proto.opset_import)
@@ -96,7 +96,7 @@ def local_prover(
     """Run both models once, to know what arrives at all operands of these nodes."""
     graph = kept.trace.graph
     ours = {n for node in nodes for n in graph.nodes[node].input if n}
-    outputs = {graph.nodes[node].output[0]: graph.nodes[node] for node in nodes}
+    outputs = {first_output(graph.nodes[node]): graph.nodes[node] for node in nodes}
     made = {name: node for node in after.proto.graph.node for name in node.output}
     small = {output: _chain(made, original, output) for output, original in outputs.items()}
     theirs = {n for chain in small.values() for k, node in enumerate(chain) for n in node.input[min(k, 1) :] if n}

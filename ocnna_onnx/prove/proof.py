@@ -11,7 +11,7 @@ import onnx
 
 from ..errors import ModelError, ProofFailed
 from ..model.constants import RANDOM_OPS
-from ..model.graph import AnyArray, bodies
+from ..model.graph import AnyArray, bodies, first_output
 from ..model.light import Light, light
 from ..model.session import Runtime
 from ..model.twin import has_bfloat16
@@ -314,7 +314,7 @@ def _unproven_locally(models: _Models, groups: Sequence[Group], feed: Feed | Non
     prover = local_prover(models.kept, models.original, models.pruned, nodes, feed.values, models.runtime)
     for group in groups:
         for node, i in places[group.id]:
-            tolerance = models.tolerance(trace.graph.nodes[node].output[0])
+            tolerance = models.tolerance(first_output(trace.graph.nodes[node]))
             if (
                 tolerance is not None
                 and not _has_no_weight(trace, node, i)

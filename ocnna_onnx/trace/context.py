@@ -162,5 +162,18 @@ class NodeTrace:
         first = np.broadcast_to(rows[:, :1], rows.shape)
         self.join_units(first.reshape(-1), rows.reshape(-1), reason, i)
 
+    def keep_dense(self, labels: Labels, axes: Sequence[int]) -> None:
+        """What goes of a grid of channels is whole slices along one of `axes`."""
+        self.choose(whole_slices(lb.compact(labels), axes))
+
     def choose(self, options: Sequence[Option]) -> None:
         self.record.choices.append(Choice(self.index, self.node.output[0], tuple(options)))
+
+
+def whole_slices(full: IntArray, axes: Sequence[int]) -> tuple[Option, ...]:
+    """The ways to keep a grid of units dense: whole slices along one axis. full: one dimension per axis."""
+    options = []
+    for axis in axes:
+        rows = np.moveaxis(full, axis, 0).reshape(full.shape[axis], -1)
+        options.append(Option(f"whole slices along axis {axis}", (rows,)))
+    return tuple(options)

@@ -15,11 +15,15 @@ from .rule import NodeSurgery, Rule
 
 
 def taken(n: NodeTrace, x: Labels, axis: int, indices: IntArray) -> Labels | None:
-    """`indices` of an axis; a labelled channel that ends up alone on its axis cannot go."""
+    """`indices` of an axis. A labelled channel that ends up alone on its axis cannot go; a slice of a grid cannot go
+    along that axis (packed q, k, v)."""
     if not len(indices):
         n.wall([x], f"{n.op} leaves an empty tensor")
         return None
-    if axis in x.axes and len(indices) == 1:
+    others = [a for a in x.axes if a != axis]
+    if axis in x.axes and len(indices) == 1 and others:
+        n.keep_dense(x, others)
+    elif axis in x.axes and len(indices) == 1:
         n.wall_units(np.take(lb.dense(x), indices, axis), f"{n.op} leaves it alone on its axis", n.node.input[0])
     return lb.take(x, axis, indices)
 
@@ -64,6 +68,8 @@ def trace_concat(n: NodeTrace, quantized: bool = False) -> None:
     out = n.out_shape()
     axis = int(n.attr("axis", 1)) % len(out)
     inputs = range(2, len(n.node.input), 3) if quantized else range(len(n.node.input))
+    for i in set(range(len(n.node.input))) - set(inputs):
+        n.wall(n.labels(i), f"{n.op} reads it as operand {i}", i)
     across = [(i, [lb.restretch(x, out) for x in n.labels(i) if axis not in x.axes]) for i in inputs]
     kept = join_operands(n, across, "Concat with an activation that is fixed at these positions")
     if any(axis in x.axes for i in inputs for x in n.labels(i)):
