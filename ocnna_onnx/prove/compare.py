@@ -45,7 +45,8 @@ def relative_error(a: AnyArray, b: AnyArray, axes: Iterable[int], floor: float =
         return 0.0
     a, b = np.atleast_1d(a), np.atleast_1d(b)  # numpy makes scalars of results without axes
     wide = np.float64 if a.dtype == np.float64 else np.float32  # close numbers subtract exactly in fp32 too
-    difference, size = np.subtract(a, b, dtype=wide), np.abs(b, dtype=wide)
+    with np.errstate(over="ignore", invalid="ignore"):
+        difference, size = np.subtract(a, b, dtype=wide), np.abs(b, dtype=wide)
     if not np.isfinite(difference).all():
         if not np.isfinite(a.astype(wide)).all():
             return float("inf")
@@ -55,6 +56,6 @@ def relative_error(a: AnyArray, b: AnyArray, axes: Iterable[int], floor: float =
     worst = float(difference.max()) / max(whole, TINY)
     for axis in {axis % a.ndim for axis in axes if a.ndim}:
         others = tuple(d for d in range(a.ndim) if d != axis)
-        scale = np.maximum(size.max(axis=others), floor * whole)
-        worst = max(worst, float((difference.max(axis=others) / np.maximum(scale, TINY)).max()))
+        scale = np.maximum(size.max(axis=others).astype(np.float64), max(floor * whole, TINY))
+        worst = max(worst, float((difference.max(axis=others) / scale).max()))
     return worst

@@ -12,8 +12,9 @@ from onnx import TensorProto
 from ..model.constants import SHAPE_READERS, Constants
 from ..model.graph import AnyArray, Graph, bodies, captured
 from ..model.light import Light
+from ..model.probes import Shape
 from ..model.session import Runtime
-from ..model.shapes import Shape, probe
+from ..model.shapes import probe
 from ..model.unfold import Unfolded, unfold
 from .context import NodeTrace, Record, whole_slices
 from .coupling import couple
