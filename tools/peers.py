@@ -159,7 +159,7 @@ def main(out: Path, env: Path, folder: Path | None, only: tuple[str, ...], expor
             theirs.append(verdict(*run(command, limit, torch_pruning)))
         cells = [net.name, str(ours), *map(str, theirs), *([] if net.library else ["–"])]
         click.echo(f"| {' | '.join(cells)} |")
-        if any(peer.runs and (not ours.runs or peer.gone > ours.gone) for peer in theirs):
+        if any(peer.runs and peer.gone > ours.gone + 0.0005 for peer in theirs):
             behind.append(net.name)
     click.echo(f"\nAnother tool removes more on: {', '.join(behind) or 'none'}")
 
