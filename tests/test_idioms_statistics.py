@@ -112,6 +112,35 @@ see(
     test_rules_rewrites.WALLS["ReduceProd over channels"],
     test_rules_rewrites.WALLS["ReduceLogSumExp over channels"],
 )
+row(
+    21,
+    "terms of sums that all stay",
+    {"h": 6},
+    build(
+        """g (float[4,6] x) => (float[4,3] y) <float[6,12] wh, int64[3] to = {0,3,4}, int64[1] last = {2}>
+        { h = MatMul(x, wh)
+          r = Relu(h)
+          f = Reshape(r, to)
+          y = ReduceSum<keepdims=0>(f, last) }"""
+    ),
+)
+row(
+    21,
+    "whole sums",
+    {"h": 6},
+    build(
+        """g (float[4,6] x) => (float[4,5] y)
+        <float[6,12] wh, int64[3] to = {0,4,3}, int64[1] last = {2}, float[4,5] wy>
+        { h = MatMul(x, wh)
+          f = Reshape(h, to)
+          e = Exp(f)
+          p = Softmax(f)
+          q = Mul(e, p)
+          s = ReduceSum<keepdims=0>(q, last)
+          y = MatMul(s, wy) }"""
+    ),
+)
+
 see(22, WALLS["ArgMax over channels"], WALLS["ArgMin over channels"], MORE["CumSum over channels"])
 for name, body, node, op in (
     ("TopK", "e, i = TopK<axis=-3>(b, two) m = Concat<axis=1>(e, e)", "e", "TopK"),
