@@ -410,7 +410,7 @@ row(
     74,
     "a bias behind zero padding is not folded",  # silence is zero, at the border too
     {"a": 4, "b": 3},
-    chain("b = Conv<pads=[2,2,2,2]>(a, wb) m = Sigmoid(b)", "float[6,8,3,3] wb", into=6, ba=np.full(8, 100.0)),
+    chain("b = Conv<pads=[2,2,2,2]>(a, wb) m = Relu(b)", "float[6,8,3,3] wb", into=6, ba=np.full(8, 100.0)),
 )
 
 

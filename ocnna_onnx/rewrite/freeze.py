@@ -11,6 +11,7 @@ from onnx import helper
 from ..model.constants import SHAPE_READERS
 from ..model.decide import independent, proven_shapes
 from ..model.graph import AnyArray, attribute, is_standard
+from .constants import operand_cuts
 from .editor import Editor
 
 SHAPE_OPERANDS = {
@@ -28,13 +29,14 @@ def freeze_values(editor: Editor) -> None:
     if not places:
         return
     trace = editor.kept.trace
+    cut = operand_cuts(trace, editor.kept.keep)
     sizes, proven = {n: _kept_sizes(editor, n) for n in trace.shapes.shape}, proven_shapes(trace.graph)
     for i, k, name in places:
         before, after = trace.constants.value(name), editor.adapted.value(name)
         if before is None or after is None:
             continue
-        if before.shape != after.shape and not _is_joined(trace.graph.nodes[i], before, after):
-            continue  # made to the shape of a tensor (zeros like it), and meant to follow
+        if before.shape != after.shape and ((i, k) in cut or not _is_joined(trace.graph.nodes[i], before, after)):
+            continue  # cut, or made to the shape of a tensor (zeros like it) and meant to follow
         if np.array_equal(before, after) and independent(trace.graph, {name}, sizes):
             continue  # else they are equal at the probe only
         literal = before.dtype.name != "bfloat16"  # which would be rounded, unlike what the fp32 twin computes
