@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -125,7 +124,7 @@ class Idioms:
 
     def see(self, number: int, *tests: Any) -> None:
         """The row is also tested by these: a test function, or a net in the table of another module."""
-        assert all(isinstance(t, Callable | tuple) for t in tests)  # type: ignore[arg-type]
+        assert all(callable(t) or isinstance(t, tuple) for t in tests)
         self.elsewhere.setdefault(number, []).extend(tests)
 
     @property

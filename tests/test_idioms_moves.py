@@ -391,7 +391,8 @@ row(
     "ResNeXt block",
     {"a": 4, "b": 8, "c": 8, "d": 4},
     chain(
-        "b = Conv(a, wb) r = Relu(b) c = Conv<group=4, pads=[1,1,1,1]>(r, wc) s = Relu(c) d = Conv(s, wd) m = Add(a, d)",
+        """b = Conv(a, wb) r = Relu(b) c = Conv<group=4, pads=[1,1,1,1]>(r, wc) s = Relu(c) d = Conv(s, wd)
+        m = Add(a, d)""",
         "float[16,8,1,1] wb, float[16,4,3,3] wc, float[8,16,1,1] wd",
     ),
 )
@@ -470,7 +471,8 @@ row(
     "3-D, C = D = H = W",
     {"a": 2, "b": 2},
     build(
-        """g (float[N,3,4,4,4] x) => (float[N,K,D,H,W] y) <float[4,3,1,1,1] wa, float[4,4,2,2,2] wb, float[5,4,1,1,1] wy>
+        """g (float[N,3,4,4,4] x) => (float[N,K,D,H,W] y) <float[4,3,1,1,1] wa, float[4,4,2,2,2] wb,
+        float[5,4,1,1,1] wy>
     { a = Conv(x, wa)
       b = ConvTranspose(a, wb)
       y = Conv(b, wy) }"""
@@ -507,7 +509,8 @@ row(
     "one after the other",
     {"a": 4},
     chain(
-        """p = Pad<mode="reflect">(a, pads) q = MaxPool<kernel_shape=[3,3], strides=[2,2], ceil_mode=1>(p) d = Dropout(q)
+        """p = Pad<mode="reflect">(a, pads) q = MaxPool<kernel_shape=[3,3], strides=[2,2], ceil_mode=1>(p)
+        d = Dropout(q)
     i = Identity(d) c = Clip(i, zero) e = Cast<to=11>(c) f = Cast<to=1>(e) u = Resize<mode="linear">(f, , scales)
     m = AveragePool<kernel_shape=[2,2], auto_pad="SAME_UPPER">(u)""",
         "int64[8] pads = {0,0,1,1,0,0,1,1}, float zero = {0}, float[4] scales = {1,1,2,2}",
@@ -560,7 +563,8 @@ row(
     "twice as large, by Mul of a slice of Shape",
     {"a": 4},
     chain(
-        """sh = Shape(a) hw = Slice(sh, two, four) f = Cast<to=1>(hw) g = Mul(f, k) i = Cast<to=7>(g) nc = Slice(sh, zero, two)
+        """sh = Shape(a) hw = Slice(sh, two, four) f = Cast<to=1>(hw) g = Mul(f, k) i = Cast<to=7>(g)
+        nc = Slice(sh, zero, two)
     to = Concat<axis=0>(nc, i) m = Resize<mode="nearest">(a, , , to)""",
         "int64[1] zero = {0}, int64[1] two = {2}, int64[1] four = {4}, float k = {2}",
     ),
@@ -590,7 +594,8 @@ row(
     "ConstantOfShape as channels that meet channels",
     {"a": 4, "b": 4},
     chain(
-        """sh = Shape(a) z = ConstantOfShape(sh) d = Concat<axis=1>(a, z) b = Conv<pads=[1,1,1,1]>(x, wb) m = Add(d, b)""",
+        """sh = Shape(a) z = ConstantOfShape(sh) d = Concat<axis=1>(a, z) b = Conv<pads=[1,1,1,1]>(x, wb)
+        m = Add(d, b)""",
         "float[16,3,3,3] wb",
         into=16,
     ),

@@ -380,7 +380,8 @@ row(
     "GELU by tanh",
     {"a": 4},
     chain(
-        "c = Pow(a, three) k = Mul(c, u) p = Add(a, k) q = Mul(p, v) t = Tanh(q) o = Add(t, one) s = Mul(a, o) m = Mul(s, half)",
+        """c = Pow(a, three) k = Mul(c, u) p = Add(a, k) q = Mul(p, v) t = Tanh(q) o = Add(t, one) s = Mul(a, o)
+        m = Mul(s, half)""",
         "float three = {3}, float u = {0.0447}, float v = {0.798}, float one = {1}, float half = {0.5}",
     ),
 )
@@ -480,7 +481,8 @@ row(
     "Reshape",
     {},
     chain(
-        "p = GlobalAveragePool(a) t = Reshape(p, to) c = Conv<pads=[1,1]>(t, wc) u = Reshape(c, back) g = Sigmoid(u) m = Mul(a, g)",
+        """p = GlobalAveragePool(a) t = Reshape(p, to) c = Conv<pads=[1,1]>(t, wc) u = Reshape(c, back)
+        g = Sigmoid(u) m = Mul(a, g)""",
         "int64[3] to = {-1,1,8}, float[1,1,3] wc, int64[4] back = {-1,8,1,1}",
     ),
     Held("a", "c", "Conv", "mixes positions along a labelled axis"),

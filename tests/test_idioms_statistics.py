@@ -224,7 +224,8 @@ row(
 see(25, WALLS["layer normalization over channels"], RULES["layer normalization over positions"])
 see(25, *(test_rules_rewrites.WALLS[f"layer normalization, decomposed, {n}"] for n in ("through shapes", "as a sum")))
 ERF = "d = Div(h, r) e = Erf(d) p = Add(e, one) q = Mul(h, p) u = Mul(q, half)"
-NEXT = """float[8,1,7,7] wd, float[8] bd, float[8] s, float[8] o, float[8,32] wh, float[32] bh, float[32,8] wo, float[8] bo,
+NEXT = """float[8,1,7,7] wd, float[8] bd, float[8] s, float[8] o, float[8,32] wh, float[32] bh, float[32,8] wo,
+float[8] bo,
     float[8] gamma, float r = {1.41421}, float one = {1}, float half = {0.5}"""
 row(
     25,
@@ -382,7 +383,8 @@ row(
     "a group for everything",
     {"b": 3},
     chain(
-        "r = Reshape(a, to) n = InstanceNormalization(r, one, zero) sh = Shape(a) u = Reshape(n, sh) b = Conv(u, wb) m = Relu(b)",
+        """r = Reshape(a, to) n = InstanceNormalization(r, one, zero) sh = Shape(a) u = Reshape(n, sh)
+        b = Conv(u, wb) m = Relu(b)""",
         "float[1] one = {1}, float[1] zero = {0}, int64[3] to = {0,1,-1}, float[6,8,1,1] wb",
         into=6,
     ),

@@ -26,7 +26,8 @@ row(
     "one vector of ones for a scale, a variance, a bias and a gate",
     {"a": 4, "b": 4},
     chain(
-        "n = BatchNormalization(a, v, w, w, v) r = Relu(n) b = Conv(r, wb, v) k = Mul(b, u) u2 = Add(k, u) m = Relu(u2)",
+        """n = BatchNormalization(a, v, w, w, v) r = Relu(n) b = Conv(r, wb, v) k = Mul(b, u) u2 = Add(k, u)
+        m = Relu(u2)""",
         "float[8] v, float[8] w, float[8,8,1,1] wb, float[8,1,1] u",
         v=np.ones(8),
         w=np.zeros(8),
@@ -45,7 +46,8 @@ row(
     {"a": 4},
     chain(
         "k = Constant<value_ints = [8]>() z = Constant<value_ints = [0]>() n = Constant<value_ints = [-1]>() "
-        "to = Concat<axis=0>(z, k, n) f = Reshape(a, to) r = Relu(f) back = Concat<axis=0>(z, k, k, n) m = Reshape(r, back)",
+        """to = Concat<axis=0>(z, k, n) f = Reshape(a, to) r = Relu(f) back = Concat<axis=0>(z, k, k, n)
+        m = Reshape(r, back)""",
     ),
 )
 
@@ -318,7 +320,8 @@ row(
 
 see(58, RULES["matmul, q·kᵀ and ·v"], RULES["matmul, heads"], RULES["matmul, channel attention (C × C)"])
 see(58, RULES["matmul, head dimension scaled by its own size, read from Shape"])
-HEADS = "float[6,12] wq, float[6,12] wk, float[6,12] wv, float[12,3] wo, int64[4] split = {0,0,3,4}, int64[3] merge = {0,0,12}"
+HEADS = """float[6,12] wq, float[6,12] wk, float[6,12] wv, float[12,3] wo, int64[4] split = {0,0,3,4}, int64[3]
+merge = {0,0,12}"""
 QKV = """q = MatMul(x, wq) k = MatMul(x, wk) v = MatMul(x, wv) q4 = Reshape(q, split) k4 = Reshape(k, split)
     v4 = Reshape(v, split) """
 row(
@@ -326,7 +329,8 @@ row(
     "heads, a literal scale on both sides, a mask",
     {"q": 6, "k": 6, "v": 6},
     tokens(
-        f"""{QKV} qh = Transpose<perm=[0,2,1,3]>(q4) kh = Transpose<perm=[0,2,3,1]>(k4) vh = Transpose<perm=[0,2,1,3]>(v4)
+        f"""{QKV} qh = Transpose<perm=[0,2,1,3]>(q4) kh = Transpose<perm=[0,2,3,1]>(k4)
+        vh = Transpose<perm=[0,2,1,3]>(v4)
         qs = Mul(qh, root) ks = Mul(kh, root) s = MatMul(qs, ks) sm = Add(s, mask) p = Softmax(sm) o = MatMul(p, vh)
         ot = Transpose<perm=[0,2,1,3]>(o) om = Reshape(ot, merge) y = MatMul(om, wo)""",
         f"{HEADS}, float root = {{0.7071}}, float[1,1,5,5] mask",

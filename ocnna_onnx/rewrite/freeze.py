@@ -69,7 +69,7 @@ def _is_joined(node: onnx.NodeProto, before: AnyArray, after: AnyArray) -> bool:
     if node.op_type != "Concat":
         return False
     axis = int(attribute(node, "axis", 1))
-    return before.shape[axis] != after.shape[axis]
+    return bool(before.shape[axis] != after.shape[axis])
 
 
 def _kept_sizes(editor: Editor, tensor: str) -> tuple[int | None, ...]:

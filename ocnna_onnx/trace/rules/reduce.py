@@ -50,7 +50,7 @@ def trace_reduce(n: NodeTrace) -> None:
 
 
 def _consumed(n: NodeTrace, axes: Sequence[int], labels: Sequence[Labels]) -> list[Labels]:
-    """Labels along reduced axes end here; the others pass. Of a grid along both, whole slices go one way or the other."""
+    """Labels along reduced axes end here, the others pass; of a grid along both whole slices go, either way."""
     passed: list[Labels] = []
     for x in labels:
         inside = [a for a in x.axes if a in axes]
