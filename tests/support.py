@@ -156,7 +156,7 @@ def removed(result: Proven) -> dict[str, int]:
     left out."""
     trace = result.trace
     names = list(dict.fromkeys(s.tensor for s in trace.sources))
-    if not names or result.rewritten.model == trace.original:
+    if not names or result.rewritten.kept.keep.all():
         return {}
     actual = run_model(result.rewritten.model, first_feed(trace), names)
     lost = {

@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING
 import onnx
 
 from ..errors import ModelError, UsageError
-from .graph import AnyArray
+from .graph import AnyArray, captured
 from .light import Light, light
 from .twin import as_fed, fp32_twin, has_bfloat16
 
 if TYPE_CHECKING:
     import onnxruntime
+
+OVERRIDABLE_IR = 4
+"""Before this version initializers had to be inputs, too, and no caller could override them."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,8 @@ def open_session(
     opened = model if isinstance(model, Light) else light(model)
     if twin and has_bfloat16(opened.proto):
         opened = light(Light(fp32_twin(opened.proto), opened.weights))
-    present = [t.name for t in opened.proto.graph.initializer if t.name in opened.weights]
+    read = _read(opened.proto)  # onnxruntime drops the others, and then does not find them
+    present = [t.name for t in opened.proto.graph.initializer if t.name in opened.weights and t.name in read]
     values = [ort.OrtValue.ortvalue_from_numpy(opened.weights[name]) for name in present]  # they share its memory
     try:
         options.add_external_initializers(present, values)
@@ -66,6 +70,13 @@ def open_session(
     except Exception as error:  # onnxruntime raises a dozen unrelated types
         raise ModelError(f"onnxruntime cannot open the model: {first_line(error)}") from error
     yield session
+
+
+def _read(model: onnx.ModelProto) -> set[str]:
+    """Names that a node, a body or an output reads, or that a caller may override."""
+    names = {name for node in model.graph.node for name in (*node.input, *captured(node))}
+    overridable = model.graph.input if model.ir_version >= OVERRIDABLE_IR else ()
+    return names | {v.name for v in (*model.graph.output, *overridable)}
 
 
 def run(

@@ -127,7 +127,19 @@ def _deduced(
             break
         known = found
         shape, dtype = _inferred(graph, feeds, known)
-    return shape, dtype
+    return _with_constants(graph, shape, dtype, runtime)
+
+
+def _with_constants(
+    graph: Graph, shape: Mapping[str, Shape], dtype: Mapping[str, int], runtime: Runtime
+) -> tuple[dict[str, Shape], dict[str, int]]:
+    """Where inference does not see through what makes a constant, its value tells."""
+    lacking = [o for node in graph.nodes for o in node.output if o in graph.consumers and o not in shape]
+    constants = Constants(graph, shape, runtime, None, dtype) if lacking else None
+    values = {n: constants.value(n) for n in lacking if constants is not None and n in constants.ahead}
+    known = {n: v for n, v in values.items() if v is not None}
+    types = {n: helper.np_dtype_to_tensor_dtype(v.dtype) for n, v in known.items()}
+    return {**{n: v.shape for n, v in known.items()}, **shape}, {**types, **dtype}
 
 
 def skeleton(graph: Graph, feeds: Mapping[str, Shape], known: Mapping[str, AnyArray]) -> onnx.ModelProto:

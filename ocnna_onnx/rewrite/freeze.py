@@ -10,7 +10,8 @@ from onnx import helper
 
 from ..model.constants import SHAPE_READERS
 from ..model.decide import independent, proven_shapes
-from ..model.graph import is_standard
+from ..model.graph import AnyArray, attribute, is_standard
+from .constants import operand_cuts
 from .editor import Editor
 
 SHAPE_OPERANDS = {
@@ -28,11 +29,14 @@ def freeze_values(editor: Editor) -> None:
     if not places:
         return
     trace = editor.kept.trace
+    cut = operand_cuts(trace, editor.kept.keep)
     sizes, proven = {n: _kept_sizes(editor, n) for n in trace.shapes.shape}, proven_shapes(trace.graph)
     for i, k, name in places:
         before, after = trace.constants.value(name), editor.adapted.value(name)
-        if before is None or after is None or before.shape != after.shape:
-            continue  # of another shape: made to the shape of a tensor (zeros like it), and meant to follow
+        if before is None or after is None:
+            continue
+        if before.shape != after.shape and ((i, k) in cut or not _is_joined(trace.graph.nodes[i], before, after)):
+            continue  # cut, or made to the shape of a tensor (zeros like it) and meant to follow
         if np.array_equal(before, after) and independent(trace.graph, {name}, sizes):
             continue  # else they are equal at the probe only
         literal = before.dtype.name != "bfloat16"  # which would be rounded, unlike what the fp32 twin computes
@@ -58,6 +62,14 @@ def _values_from_shapes(editor: Editor) -> Iterator[tuple[int, int, str]]:
             shape_like = is_standard(node) and k in SHAPE_OPERANDS.get(node.op_type, ())
             if not shape_like and trace.constants.reads_shapes(name) and editor.nodes[i].input[k] == name:
                 yield i, k, name
+
+
+def _is_joined(node: onnx.NodeProto, before: AnyArray, after: AnyArray) -> bool:
+    """Whether a Concat puts these values beside others: there they meet nothing that could shrink with them."""
+    if node.op_type != "Concat":
+        return False
+    axis = int(attribute(node, "axis", 1))
+    return bool(before.shape[axis] != after.shape[axis])
 
 
 def _kept_sizes(editor: Editor, tensor: str) -> tuple[int | None, ...]:

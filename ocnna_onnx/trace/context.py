@@ -105,9 +105,12 @@ class NodeTrace:
     # --- what a rule may say ---
 
     def emit(self, labels: Iterable[Labels | None], k: int = 0) -> None:
-        """The label arrays of output k."""
+        """The label arrays of output k. Raises ValueError where they are of another shape than it is."""
         found = tuple(x for x in labels if x is not None and x.axes)
         if found and k < len(self.node.output) and self.node.output[k]:
+            wrong = [x.shape for x in found if x.shape != self.out_shape(k)]
+            if wrong:
+                raise ValueError(f"labels of shape {wrong[0]} for a tensor of shape {self.out_shape(k)}")
             self.record.labels[self.node.output[k]] = found
 
     def wall(self, labels: Iterable[Labels], reason: str, i: int = 0) -> None:
@@ -161,10 +164,6 @@ class NodeTrace:
         rows = np.moveaxis(full, axes, range(-len(axes), 0)).reshape(-1, int(np.prod([full.shape[a] for a in axes])))
         first = np.broadcast_to(rows[:, :1], rows.shape)
         self.join_units(first.reshape(-1), rows.reshape(-1), reason, i)
-
-    def keep_dense(self, labels: Labels, axes: Sequence[int]) -> None:
-        """What goes of a grid of channels is whole slices along one of `axes`."""
-        self.choose(whole_slices(lb.compact(labels), axes))
 
     def choose(self, options: Sequence[Option]) -> None:
         self.record.choices.append(Choice(self.index, self.node.output[0], tuple(options)))

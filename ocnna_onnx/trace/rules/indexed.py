@@ -135,7 +135,7 @@ def trace_scatter_nd(n: NodeTrace) -> None:
     updates = outside(n, n.labels(2), range(rank - behind), reason, 2)
     source = [*[None] * (len(shape) - behind), *range(rank - behind, rank)]
     operands = [
-        (0, [_only(x, trailing) for x in data]),
+        (0, [lb.restretch(_only(x, trailing), shape) for x in data]),
         (2, [lb.placed(_only(x, range(rank - behind, rank)), source, shape) for x in updates]),
     ]
     n.emit(join_operands(n, operands, "ScatterND with an operand that is fixed at these positions"))

@@ -15,14 +15,13 @@ from .rule import NodeSurgery, Rule
 
 
 def taken(n: NodeTrace, x: Labels, axis: int, indices: IntArray) -> Labels | None:
-    """`indices` of an axis. A labelled channel that ends up alone on its axis cannot go; a slice of a grid cannot go
-    along that axis (packed q, k, v)."""
+    """`indices` of an axis; a labelled channel that ends up alone on its axis cannot go. From a grid whole slices along
+    the other axes go, so that every index keeps its place (the q, k and v of one projection)."""
     if not len(indices):
         n.wall([x], f"{n.op} leaves an empty tensor")
         return None
-    others = [a for a in x.axes if a != axis]
-    if axis in x.axes and len(indices) == 1 and others:
-        n.keep_dense(x, others)
+    if axis in x.axes and len(indices) == 1 and len(x.axes) > 1:
+        n.join_along(x, [axis], f"{n.op} leaves it alone on its axis")
     elif axis in x.axes and len(indices) == 1:
         n.wall_units(np.take(lb.dense(x), indices, axis), f"{n.op} leaves it alone on its axis", n.node.input[0])
     return lb.take(x, axis, indices)

@@ -11,6 +11,7 @@ import numpy as np
 from .. import labels as lb
 from ..context import NodeTrace
 from ..labels import Labels
+from ..types import Option
 from .normalize import over_axes
 from .rule import NodeSurgery, Rule, scale_result
 
@@ -51,15 +52,34 @@ def trace_reduce(n: NodeTrace) -> None:
 
 
 def _consumed(n: NodeTrace, axes: Sequence[int], labels: Sequence[Labels]) -> list[Labels]:
-    """Labels along reduced axes end here, whole positions of those axes go everywhere; the others pass."""
+    """Labels along reduced axes end here, the others pass; of a grid along both whole slices go, either way."""
     passed: list[Labels] = []
     for x in labels:
-        if set(x.axes) & set(axes):
-            n.join_along(x, [a for a in x.axes if a not in axes], n.op)
+        inside = [a for a in x.axes if a in axes]
+        if inside:
             n.mask(0)
+            passed.extend(_grid_consumed(n, x, inside) if len(inside) < len(x.axes) else [])
         else:
             passed.append(x)
     return passed
+
+
+def _grid_consumed(n: NodeTrace, x: Labels, inside: Sequence[int]) -> list[Labels]:
+    """Either the same positions along the reduced axes `inside` go everywhere, or whole slices along the other axes go
+    (branches that are summed), and the sums with them: those have units of their own until one of both is chosen."""
+    outside = [a for a in x.axes if a not in inside]
+    full = np.moveaxis(lb.compact(x), outside, range(len(outside)))
+    rows = full.reshape(int(np.prod(full.shape[: len(outside)])), -1)
+    sums = n.made_up(len(rows))
+    stay = np.stack([sums, np.zeros_like(sums)], axis=1)
+    n.choose(
+        [
+            Option("the same terms of every sum", (rows.T.copy(), stay)),
+            Option("whole sums", (np.concatenate([rows, sums[:, None]], axis=1),)),
+        ]
+    )
+    first = _reduced(x, list(inside), keepdims=True)
+    return [] if first is None else [Labels(sums.reshape(first.array.shape), first.factors)]
 
 
 def _centres(n: NodeTrace) -> bool:
