@@ -21,9 +21,9 @@ from .data.samples import Samples, probe_shapes, probe_values
 from .errors import DataError, NothingFree, ProofFailed, UsageError
 from .model.graph import Graph
 from .model.load import LoadedModel, load
+from .model.probes import Shape
 from .model.save import save
 from .model.session import Runtime, check_providers, open_session
-from .model.shapes import Shape
 from .model.stamp import add_stamp
 from .plan.plan import Plan, planned, removed_channels
 from .plan.select import Cut, FloatArray, class_scores, excluded, select

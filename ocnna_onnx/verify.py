@@ -17,8 +17,8 @@ from .errors import DataError, ProofFailed
 from .model.graph import Graph
 from .model.light import Light
 from .model.load import load
+from .model.probes import Shape
 from .model.session import open_session
-from .model.shapes import Shape
 from .model.stamp import KEY, read_stamp
 from .pipeline import Progress, is_strict, proof_feeds, samples_for, settings_of
 from .plan.plan import Plan, plan_from_json, planned, read_plan

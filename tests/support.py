@@ -221,21 +221,19 @@ CONTRACTIONS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 def zeroed_original(trace: Trace, rewritten: Rewritten) -> onnx.ModelProto | None:
     """The original in which the weights that read removed channels are zero: an oracle made from the report's cuts
     alone, without masks. None where something else than constant weights mixes channels."""
-    stored = tensors(trace.graph.proto)
+    model = trace.graph.model.whole()
+    stored = tensors(model)
     assert not [w.reason for w in trace.walls if "defect" in w.reason]
     for index, i in trace.masks:
         node = trace.graph.nodes[index]
         if node.op_type not in CONTRACTIONS or trace.constants.root(node.input[1 - i]) not in stored:
             return None
-    model = onnx.ModelProto()
-    model.CopyFrom(trace.graph.proto)
-    old = tensors(model)
     for number, cut in enumerate(rewritten.cuts):
         node = next(n for n in model.graph.node if cut.node in (n.name, *n.output))
-        if node.op_type not in CONTRACTIONS or cut.input > 1 or cut.axis != _inner_axis(node, cut.input, old, cut):
+        if node.op_type not in CONTRACTIONS or cut.input > 1 or cut.axis != _inner_axis(node, cut.input, stored, cut):
             continue
         name = node.input[cut.input]
-        weight = np.array(old[name] if name in old else _computed(model, name))
+        weight = np.array(stored[name] if name in stored else _computed(model, name))
         per_group = [k if isinstance(k, tuple) else cut.kept for k in cut.kept[: _groups(cut)]]
         for block, kept in zip(np.split(weight, _groups(cut)), per_group, strict=True):  # views
             gone = np.setdiff1d(np.arange(weight.shape[cut.axis]), kept)

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from nets import cli, done, written
 from onnx import numpy_helper
-from support import build, prove_half, removed
+from support import RUNTIME, build, prove_half, removed, run_model
 
 import ocnna_onnx
 from ocnna_onnx.trace.rules import RULES, Rule
@@ -138,3 +138,33 @@ def test_json_of_a_prune_is_strict(tmp_path: Path) -> None:
     net = written(tmp_path, build(NET))
     report = json.loads(done("prune", net, tmp_path / "o.onnx", "--criterion", "l2", "--samples", 4, "--json").stdout)
     assert report["schema"] == 1
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["r = Reshape(c, t)", "r = Expand(c, t)", "r = Resize(c, , , t)", "r = Tile(c, t)"],
+)
+def test_a_size_that_comes_in_at_run_time_is_a_wall(line: str) -> None:
+    """What the caller feeds holds the number of channels: nothing of ours can follow."""
+    shape = "float[2,3,8,8] x, int64[4] t"
+    model = build(f"g ({shape}) => (float[A,B,C,D] y) <float[8,3,1,1] w> {{ c = Conv(x, w)  {line}  y = Relu(r) }}")
+    values = {"t": np.asarray([1, 1, 1, 1] if "Tile" in line else [2, 8, 8, 8])}
+    found = trace(model, None, RUNTIME, values)
+    assert not found.free[found.unit_class[found.sources[0].units]].any()
+    assert any("not known ahead" in w.reason or "computed" in w.reason for w in found.walls), found.walls
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_sizes_that_are_given_for_symbolic_dimensions_are_no_constants(batch: int) -> None:
+    """--input-shapes x:1,3,8,8 must not turn a Reshape target that follows the batch into a literal."""
+    model = build(
+        """g (float[N,3,8,8] x) => (float[M,4,8,8] y) <float[8,3,1,1] w, float[4,8,1,1] v, int64[1] zero = {0},
+        int64[2] rest = {8, 64}> {
+          c = Conv(x, w)  s = Shape(c)  n = Gather(s, zero)  t = Concat<axis=0>(n, rest)  r = Reshape(c, t)
+          k = Mul(r, r)  u = Reshape(k, s)  y = Conv(u, v) }"""
+    )
+    result = ocnna_onnx.prune(model, criterion="l2", ratio=0.5, input_shapes={"x": (1, 3, 8, 8)})
+    assert result.report["proof"]["passed"]
+    x = np.random.default_rng(0).standard_normal((batch, 3, 8, 8)).astype(np.float32)
+    inner = run_model(result.model, {"x": x}, ["k"])["k"]
+    assert inner.shape == (batch, 4, 64)

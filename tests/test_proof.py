@@ -14,6 +14,7 @@ from support import RUNTIME, Array, Proven, build, prove_half, removed, removed_
 
 import ocnna_onnx
 from ocnna_onnx.errors import OcnnaError, ProofFailed
+from ocnna_onnx.prove.compare import QUANTIZED, relative_error, without_flips
 from ocnna_onnx.prove.inputs import random_feeds
 from ocnna_onnx.prove.proof import Proof, prove
 from ocnna_onnx.rewrite.rewrite import rewrite
@@ -569,3 +570,15 @@ def test_a_layer_that_starts_as_zero_proves() -> None:
         w2=np.zeros((6, 8, 1, 1)),
     )
     assert removed(prove_half(model)) == {"c": 4}
+
+
+def test_a_turned_code_is_no_wrong_cut_and_a_wrong_cut_is() -> None:
+    """A rounding tie that falls the other way moves one footprint; a wrong cut moves a channel."""
+    rng = np.random.default_rng(0)
+    whole = rng.standard_normal((2, 8, 20, 20)).astype(np.float32)
+    turned, wrong = whole.copy(), whole.copy()
+    turned[0, :, 5:8, 5:8] += 0.2
+    wrong[:, 3] += 0.2
+    assert relative_error(turned, whole, (1, -1)) > QUANTIZED
+    assert without_flips(turned, whole, (1,)) == 0
+    assert without_flips(wrong, whole, (1,)) > QUANTIZED

@@ -45,6 +45,7 @@ class Net:
     batch: str
     body: list[str] = field(default_factory=list)
     declared: list[str] = field(default_factory=list)
+    maps: list[Map] = field(default_factory=list)
 
     def pick(self, *options: int) -> int:
         return self.draw(st.sampled_from(options))
@@ -264,6 +265,91 @@ def constant(net: Net, x: Map) -> Map:
     return x._replace(name=net.op(f"{kind}({x.name}, {net.weight(*shape)})"))
 
 
+def shared_kernel(net: Net, x: Map) -> Map:
+    """One kernel on two inputs (a head on two pyramid levels), directly or under another name."""
+    w = net.weight(x.c, x.c, 1, 1)
+    other = net.op(f"Identity({w})") if net.draw(st.booleans()) else w
+    a = net.op(f"Conv({x.name}, {w})")
+    r = net.op(f"Relu({a})")
+    b = net.op(f"Conv({r if net.draw(st.booleans()) else x.name}, {other})")
+    kind = net.draw(st.sampled_from(["Add", "Concat<axis=1>"]))
+    return x._replace(name=net.op(f"{kind}({a}, {b})"), c=x.c if kind == "Add" else 2 * x.c)
+
+
+def shared_vector(net: Net, x: Map) -> Map:
+    """One bias for layers that have nothing to do with each other (equal zeros, deduplicated)."""
+    bias, out = net.weight(6), net.pick(4, 8)
+    a = net.op(f"Conv({x.name}, {net.weight(6, x.c, 1, 1)}, {bias})")
+    b = net.op(f"Conv({x.name}, {net.weight(6, x.c, 1, 1)}, {bias})")
+    r = net.op(f"Relu({b})")
+    both = net.op(f"Concat<axis=1>({a}, {r})")
+    return net.conv(Map(both, 12, x.h, x.w), out)
+
+
+def alias(net: Net, x: Map) -> Map:
+    """The same tensor under two names meets itself."""
+    other = net.op(f"Identity({x.name})")
+    kind = net.draw(st.sampled_from(["Add", "Mul", "Concat<axis=1>"]))
+    return x._replace(name=net.op(f"{kind}({x.name}, {other})"), c=2 * x.c if kind.startswith("Con") else x.c)
+
+
+def transposed_kernel(net: Net, x: Map) -> Map:
+    out = net.pick(4, 6)
+    t = net.op(f"Transpose<perm=[3,2,0,1]>({net.weight(1, 1, x.c, out)})")
+    return x._replace(name=net.op(f"Conv({x.name}, {t})"), c=out)
+
+
+def attention(net: Net, x: Map) -> Map:
+    """A non-local block: softmax(qᵀk) over positions, applied to v; q and k are contracted with each other."""
+    inner, size = net.pick(2, 4), x.h * x.w
+    q, k, v = (net.conv(x, c).name for c in (inner, inner, x.c))
+    flat = [net.op(f"Reshape({t}, {net.ints(0, c, size)})") for t, c in ((q, inner), (k, inner), (v, x.c))]
+    turned = net.op(f"Transpose<perm=[0,2,1]>({flat[0]})")
+    weights = net.op(f"MatMul({turned}, {flat[1]})")
+    soft = net.op(f"Softmax<axis=-1>({weights})")
+    other = net.op(f"Transpose<perm=[0,2,1]>({soft})")
+    mixed = net.op(f"MatMul({flat[2]}, {other})")
+    back = net.op(f"Reshape({mixed}, {net.ints(0, x.c, x.h, x.w)})")
+    return x._replace(name=net.op(f"Add({back}, {x.name})"))
+
+
+def spatial_gate(net: Net, x: Map) -> Map:
+    """CBAM: mean and maximum over channels make a map that scales every channel."""
+    mean = net.op(f"ReduceMean<axes=[1], keepdims=1>({x.name})")
+    most = net.op(f"ReduceMax<axes=[1], keepdims=1>({x.name})")
+    both = net.op(f"Concat<axis=1>({mean}, {most})")
+    gate = net.op(f"Conv({both}, {net.weight(1, 2, 1, 1)})")
+    s = net.op(f"Sigmoid({gate})")
+    return x._replace(name=net.op(f"Mul({x.name}, {s})"))
+
+
+def root_mean_square(net: Net, x: Map) -> Map:
+    epsilon = f"e{len(net.declared)}"
+    net.declared.append(f"float[1] {epsilon} = {{0.01}}")
+    square = net.op(f"Mul({x.name}, {x.name})")
+    mean = net.op(f"ReduceMean<axes=[1], keepdims=1>({square})")
+    shifted = net.op(f"Add({mean}, {epsilon})")
+    root = net.op(f"Sqrt({shifted})")
+    normal = net.op(f"Div({x.name}, {root})")
+    return x._replace(name=net.op(f"Mul({normal}, {net.weight(x.c, 1, 1)})"))
+
+
+def einsum(net: Net, x: Map) -> Map:
+    out = net.pick(4, 6)
+    return x._replace(name=net.op(f'Einsum<equation="nchw,oc->nohw">({x.name}, {net.weight(out, x.c)})'), c=out)
+
+
+def earlier(net: Net, x: Map) -> Map:
+    """A connection from any earlier tensor of the same size: the graph is no chain."""
+    peers = [m for m in net.maps if (m.h, m.w) == (x.h, x.w) and m.name != x.name]
+    if not peers:
+        return x
+    other = net.draw(st.sampled_from(peers))
+    if other.c == x.c and net.draw(st.booleans()):
+        return x._replace(name=net.op(f"Add({x.name}, {other.name})"))
+    return x._replace(name=net.op(f"Concat<axis=1>({other.name}, {x.name})"), c=x.c + other.c)
+
+
 STEPS: tuple[Callable[[Net, Map], Map], ...] = (
     conv,
     depthwise,
@@ -292,6 +378,15 @@ STEPS: tuple[Callable[[Net, Map], Map], ...] = (
     shuffle,
     depth_to_space,
     constant,
+    shared_kernel,
+    shared_vector,
+    alias,
+    transposed_kernel,
+    attention,
+    spatial_gate,
+    root_mean_square,
+    einsum,
+    earlier,
 )
 
 
@@ -321,6 +416,7 @@ def nets(draw: st.DrawFn) -> str:
     net = Net(draw, draw(st.sampled_from(["N", "1", "2"])))
     x = net.conv(Map("x", 3, 6, 6), net.pick(4, 6, 8), 3)
     for step in draw(st.lists(st.sampled_from(STEPS), min_size=2, max_size=8)):
+        net.maps.append(x)
         x = step(net, x)
         if x.c * x.h * x.w > 4000 or x.c < 2:
             x = net.conv(x, 4)
@@ -334,6 +430,17 @@ def nets(draw: st.DrawFn) -> str:
 @FEW
 @given(nets(), st.sampled_from([0.25, 0.5, 0.8]), st.integers(0, 3))
 def test_a_pruned_net_computes_what_the_silenced_original_computes(text: str, share: float, seed: int) -> None:
+    check_net(text, share, seed)
+
+
+@pytest.mark.slow
+@settings(FEW, max_examples=10_000)
+@given(nets(), st.sampled_from([0.25, 0.5, 0.8]), st.integers(0, 3))
+def test_ten_thousand_nets(text: str, share: float, seed: int) -> None:
+    check_net(text, share, seed)
+
+
+def check_net(text: str, share: float, seed: int) -> None:
     note(text)
     try:
         prove_half(build(text, seed=seed), share, seed)
@@ -351,7 +458,9 @@ def test_every_step_alone_prunes(step: Callable[[Net, Map], Map]) -> None:
     @given(st.data())
     def check(data: st.DataObject) -> None:
         net = Net(data.draw, "N")
-        y = net.conv(step(net, net.conv(Map("x", 3, 6, 6), 12, 3)), 5).name
+        first = net.conv(Map("x", 3, 6, 6), 12, 3)
+        net.maps.append(first)
+        y = net.conv(step(net, activation(net, first)), 5).name
         body, declared = "\n  ".join(net.body), ", ".join(net.declared)
         text = f"g (float[N,3,6,6] x) => (float[N,K,H,W] {y}) <{declared}> {{\n  {body}\n}}"
         note(text)

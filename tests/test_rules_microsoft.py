@@ -44,6 +44,18 @@ def quantized(middle: str, weights: str = "", into: int = 8, **arrays: Any) -> o
     return chain(f"q = QuantizeLinear(a, s, z) {middle} m = DequantizeLinear(k, s2, z2)", declared, into, **arrays)
 
 
+# --- words for what stays ---
+
+wall(
+    "SkipLayerNormalization",
+    "SkipLayerNormalization",
+    "com.microsoft.SkipLayerNormalization: a normalization over channels",
+    tokens(
+        "a = MatMul(x, w1) m = com.microsoft.SkipLayerNormalization(a, a, s) y = MatMul(m, w2)",
+        "float[6,10] w1, float[10] s, float[10,3] w2",
+    ),
+)
+
 # --- one position at a time ---
 
 for op in ("Gelu", "QuickGelu<alpha=1.7>", "FastGelu"):
@@ -205,6 +217,15 @@ wall(
         { m = com.microsoft.FusedConv<activation="Relu">(x, w, , x) y = Conv(m, wy) }"""
     ),
     layer="m",
+)
+wall(
+    "FusedConv with a computed weight",
+    "FusedConv",
+    "computed weight",
+    build(
+        """g (float[2,3,4,4] x, float[8,3,1,1] k) => (float[2,5,H,W] y) <float[8,3,1,1] w, float[5,8,1,1] wy>
+        { a = Conv(x, w) m = com.microsoft.FusedConv<activation="Relu">(x, k, , a) y = Conv(m, wy) }"""
+    ),
 )
 case(
     "FusedConv, grouped",
@@ -395,6 +416,10 @@ LAYERS = {"wa": 4, "wb": 4, "wd": 4, "wz": 4, "wc": 6, "w1": 3}
 """Weight -> how many of its layer's channels go."""
 
 
+KERNELS = 8 * 27 + 64 + 72 + 8 * 27 + 12 * 24 + 72 + 24
+"""Codes of all weights."""
+
+
 class Images(CalibrationDataReader):
     """A few random images to calibrate on."""
 
@@ -454,6 +479,7 @@ def test_a_net_quantized_to_16_bits(net: Path, own: bool) -> None:
     kinds = {"activation_type": QuantType.QUInt16, "weight_type": QuantType.QInt16}
     model = onnx.load(statically(net, QuantFormat.QDQ, **kinds, extra_options={"UseQDQContribOps": own}))
     assert any(n.domain == "com.microsoft" for n in model.graph.node) == own
+    assert ocnna_onnx.inspect(model).to_json()["params"] == KERNELS
     assert layers_lost(model) == sorted(LAYERS.values())
 
 

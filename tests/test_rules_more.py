@@ -162,6 +162,14 @@ case(
         ROWS.format(weights=", int32[8] n = {3,2,3,1,3,3,2,3}, float[1,8,5] h, float[1,8,5] c", operands=", n, h, c")
     ),
 )
+case(
+    "GRU, the last state only",
+    {"a": 4},
+    build(
+        """g (float[5,2,6] x) => (float[A,B,C] y) <float[6,8] wa, float[1,15,8] w, float[1,15,5] r, float[5,3] wy>
+        { a = MatMul(x, wa) , l = GRU<hidden_size=5>(a, w, r) y = MatMul(l, wy) }"""
+    ),
+)
 wall(
     "GRU that runs along the channels",
     "GRU",
@@ -171,6 +179,16 @@ wall(
         <float[8,3,3,3] wa, float[1,15,64] w, float[1,15,5] r, int64[3] to = {8,2,64}>
         { a = Conv<pads=[1,1,1,1]>(x, wa) t = Transpose<perm=[1,0,2,3]>(a) f = Reshape(t, to)
           y = GRU<hidden_size=5>(f, w, r) }"""
+    ),
+    node="y",
+)
+wall(
+    "LSTM with computed weights",
+    "LSTM",
+    "computed weights",
+    build(
+        """g (float[4,2,6] x, float[1,20,6] w, float[1,2,6] s) => (float[4,1,2,5] y) <float[6,5] wa, float[1,20,5] r>
+        { a = MatMul(s, wa) y = LSTM<hidden_size=5>(x, w, r, , , a) }"""
     ),
     node="y",
 )

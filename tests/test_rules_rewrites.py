@@ -120,9 +120,29 @@ for op, sign in (("ReduceMax", "Neg"), ("ReduceMin", "Abs")):  # the zeros of wh
     case(f"{op} over channels, of one sign", {"a": 4}, chain(f"e = Exp(a) s = {sign}(e) m = {op}<axes=[1]>(s)", into=1))
 for op in ("ReduceMax", "ReduceMin"):
     case(f"{op} over channels and positions", {"a": 4}, chain(f"g = {op}<axes=[1,2]>(a) m = Mul(a, g)"))
+case(
+    "ReduceMax to one number",
+    {"h": 5},
+    build(
+        """g (float[4,6] x) => (float y) <float[6,10] w1>
+        { h = MatMul(x, w1) n = Neg(h) y = ReduceMax<keepdims=0>(n) }"""
+    ),
+)
 for op in ("ReduceProd", "ReduceLogSumExp"):
     wall(f"{op} over channels", op, "over channels", chain(f"e = Exp(a) m = {op}<axes=[1]>(e)", into=1))
 wall("ReduceMin, opset 7", "ReduceMin", "over channels", chain("m = ReduceMin<axes=[1]>(a)", into=1, opset=7))
+
+
+wall(
+    "softmax, decomposed",
+    "ReduceMax",
+    "a decomposed Softmax over channels",
+    chain(
+        "x0 = ReduceMax<axes=[1]>(a) d = Sub(a, x0) e = Exp(d) s = ReduceSum(e, one) m = Div(e, s)",
+        "int64[1] one = {1}",
+    ),
+    node="x0",
+)
 
 
 # --- RMSNormalization ---
@@ -203,6 +223,14 @@ def test_a_mean_is_scaled_by_one_operator_and_told() -> None:
     added = [r for r in result.rewritten.rewrites if r["what"] == "Mul behind it"]
     assert [(r["node"], r["after"]) for r in added] == [("m", 0.5)]
     assert [n.op_type for n in result.rewritten.model.graph.node] == ["Conv", "Exp", "ReduceMean", "Mul", "Conv"]
+
+
+def test_a_factor_is_not_rounded_to_bfloat16() -> None:
+    text = """g (bfloat16[4,6] x) => (bfloat16[4,3] y) <bfloat16[6,10] w1, bfloat16[10] s, bfloat16[10,3] w2>
+        { h = MatMul(x, w1) n = RMSNormalization(h, s) y = MatMul(n, w2) }"""
+    result = prove_half(build(text, 23))
+    assert removed(result) == {"h": 5}
+    assert [n.op_type for n in result.rewritten.model.graph.node][1:-1] == ["RMSNormalization", "Cast", "Mul", "Cast"]
 
 
 def test_a_mean_that_loses_nothing_stays_as_it_is() -> None:

@@ -39,6 +39,15 @@ def test_batch_normalization_in_training_mode() -> None:
     assert removed(prove_half(model)) == {"a": 4, "b": 3}
 
 
+def test_batch_normalization_in_training_mode_over_what_is_cut() -> None:
+    """Labels along a pixel axis: the statistics run over them."""
+    vectors = "float[6] s, float[6] t, float[6] u, float[6] v"
+    middle = """p = Transpose<perm=[0,2,1,3]>(b) n, mean, var = BatchNormalization<training_mode=1>(p, s, t, u, v)
+        m = Transpose<perm=[0,2,1,3]>(n)"""
+    model = net(middle, vectors, v=np.ones(6))
+    assert_wall(model, "b", "n", "BatchNormalization", "training mode")
+
+
 def test_statistics_of_training_that_leave_the_model_stay() -> None:
     vectors = "float[6] s, float[6] t, float[6] u, float[6] v"
     model = net(

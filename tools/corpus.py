@@ -389,7 +389,7 @@ def differs_from_records(trace: Trace, result: Rewritten) -> str | None:
 
 def differs_from_zeroed(trace: Trace, result: Rewritten, feed: dict[str, Array]) -> str | None:
     """How the pruned file differs from the original with zero weights for what went, an oracle without masks."""
-    stored = tensors(trace.graph.proto)
+    stored = tensors(trace.graph.model.whole())
     if any(cut.tensor not in stored for cut in result.cuts):
         return None
     oracle = zeroed_original(trace, result)

@@ -1,4 +1,4 @@
-"""Export torchvision nets with random weights to ONNX by both of PyTorch's exporters, as a zoo to test a pruner on.
+"""Export torchvision's nets with random weights to ONNX by both of PyTorch's exporters, as a zoo to test a pruner on.
 
     python tools/exports.py OUTDIR [--only NAME ...] [--exporter dynamo ...] [--init random ...]
 
@@ -10,18 +10,21 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import json
 import logging
 import os
+import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
 import onnx
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 # torchvision without its compiled operators (only the CPU wheel has them) imports if these two are declared.
 _LIB = torch.library.Library("torchvision", "DEF")
@@ -35,25 +38,23 @@ Init = Literal["random", "default"]
 
 SEED = 0
 OPSETS: dict[Exporter, int] = {"dynamo": 18, "torchscript": 17}
-SEGMENTATION = ("deeplabv3_mobilenet_v3_large", "fcn_resnet50")
-NAMES = (
-    "resnet18",
-    "mobilenet_v2",
-    "shufflenet_v2_x1_0",
-    "densenet121",
-    "squeezenet1_1",
-    "mobilenet_v3_small",
-    "mnasnet0_5",
-    "regnet_y_400mf",
-    "efficientnet_b0",
-    "googlenet",
-    "resnet50",
-    "resnext50_32x4d",
-    "inception_v3",
-    "convnext_tiny",
-    *SEGMENTATION,
-    "vgg11_bn",
-)
+ATTENTION = ("vit_", "swin_", "maxvit_")
+CNNS = tuple(name for name in models.list_models(models) if not name.startswith(ATTENTION))
+TRANSFORMERS = tuple(name for name in models.list_models(models) if name.startswith(ATTENTION))
+SEGMENTATION = tuple(models.list_models(models.segmentation))
+VIDEO = ("r3d_18", "mc3_18", "r2plus1d_18", "s3d")
+SUITES = {
+    "torchvision CNN": CNNS,
+    "torchvision transformer": TRANSFORMERS,
+    "torchvision segmentation": SEGMENTATION,
+    "torchvision video": VIDEO,
+}
+NAMES = tuple(name for names in SUITES.values() for name in names)
+SMALLEST = """
+    resnet18 mobilenet_v2 shufflenet_v2_x1_0 densenet121 squeezenet1_1 mobilenet_v3_small mnasnet0_5 regnet_y_400mf
+    efficientnet_b0 googlenet resnet50 resnext50_32x4d inception_v3 convnext_tiny alexnet
+""".split()
+"""Nets that see pictures of full size; larger nets of the same families see small ones, which saves time."""
 
 
 class Out(nn.Module):
@@ -67,11 +68,16 @@ class Out(nn.Module):
         return self.net(x)["out"]
 
 
-def input_size(name: str) -> int:
-    """Height and width of the input of a net."""
+def input_shape(name: str) -> tuple[int, ...]:
+    """Shape of one sample."""
+    if name in VIDEO:
+        return (3, 16, 224, 224) if name == "s3d" else (3, 8, 64, 64)  # s3d pools 2×7×7 at a 32nd of the size
     if name in SEGMENTATION:
-        return 128
-    return 299 if name == "inception_v3" else 224
+        return (3, 128, 128)
+    if name == "inception_v3":
+        return (3, 299, 299)
+    full = name in SMALLEST or name.startswith((*ATTENTION, "vgg"))
+    return (3, 224, 224) if full else (3, 128, 128)
 
 
 @contextlib.contextmanager
@@ -85,59 +91,77 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def build(name: str, init: Init) -> nn.Module:
-    """The net in eval mode; the weights depend on `name` and `init` only."""
+def build(name: str, init: Init) -> tuple[nn.Module, tuple[int, ...]]:
+    """The net in eval mode with the shape of one sample; the weights depend on `name` and `init` only."""
     if name not in NAMES:
         raise ValueError(f"unknown net {name!r}, expected one of {', '.join(NAMES)}")
     torch.manual_seed(SEED)
     if name in SEGMENTATION:
-        net: nn.Module = Out(models.get_model(name, weights=None, weights_backbone=None, aux_loss=False))
+        aux = {} if name.startswith("lraspp") else {"aux_loss": False}
+        net: nn.Module = Out(models.get_model(name, weights=None, weights_backbone=None, **aux))
     elif name in ("googlenet", "inception_v3"):
         net = models.get_model(name, weights=None, init_weights=False, aux_logits=False)
+    elif name.startswith("vit_"):
+        net = models.get_model(name, weights=None, image_size=224)
     else:
         net = models.get_model(name, weights=None)
     net.eval()
+    shape = input_shape(name)
     if init == "random":
         with torch.no_grad(), one_thread():
-            randomize(net)
-            x = torch.randn(8, 3, input_size(name), input_size(name))
-            if any(isinstance(module, nn.BatchNorm2d) for module in net.modules()):
-                calibrate(net, x)
-            elif not any(isinstance(module, nn.LayerNorm) for module in net.modules()):
-                standardize(net, x)
-            check(net, input_size(name))
-    return net
+            randomize_and_check(net, shape)
+    return net, shape
+
+
+def randomize_and_check(net: nn.Module, shape: tuple[int, ...]) -> None:
+    """Give every parameter a non-trivial value, such that activations neither explode nor vanish."""
+    randomize(net)
+    x = torch.randn(8 if len(shape) == 3 else 2, *shape)
+    kinds = [type(module) for module in net.modules()]
+    if any(issubclass(kind, _BatchNorm) for kind in kinds):
+        calibrate(net, x)
+    elif not any("Norm" in kind.__name__ or "Std" in kind.__name__ for kind in kinds):
+        standardize(net, x)
+    check(net, shape)
 
 
 def randomize(net: nn.Module) -> None:
     """Give biases, norms and layer scales non-trivial values; raise weights that were initialized close to zero."""
+    seen = set()
     for module in net.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            gain = float(module.weight.std() * module.weight[0].numel() ** 0.5)
-            if gain < 0.5:
+        if isinstance(module, nn.Conv2d | nn.Conv3d | nn.Linear):
+            fan_in = module.weight[0].numel()
+            gain = float(module.weight.std() * fan_in**0.5)
+            if gain == 0:
+                module.weight.normal_(std=fan_in**-0.5)
+            elif gain < 0.5:
                 module.weight.div_(gain)
             if module.bias is not None:
                 module.bias.normal_(std=0.1)
-        elif isinstance(module, nn.BatchNorm2d | nn.LayerNorm):
+        elif isinstance(module, _BatchNorm | nn.LayerNorm | nn.GroupNorm) and module.weight is not None:
             sign = torch.where(torch.rand_like(module.weight) < 0.1, -1.0, 1.0)
             module.weight.uniform_(0.5, 1.5).mul_(sign)
-            module.bias.normal_(std=0.2)
-    for key, parameter in net.named_parameters():
-        if key.endswith("layer_scale"):
+            if module.bias is not None:
+                module.bias.normal_(std=0.2)
+        else:
+            continue
+        seen.update({id(module.weight), id(module.bias)})
+    for parameter in net.parameters():  # layer scales, gains, tables of positions
+        if id(parameter) not in seen and float(parameter.max()) == float(parameter.min()) <= 0.1:
             parameter.uniform_(0.5, 1.0)
 
 
 def calibrate(net: nn.Module, x: Tensor) -> None:
     """Set the running statistics of BatchNorm layers to those of a batch, perturbed by up to 20 %."""
 
-    def hook(module: nn.BatchNorm2d, args: tuple[Tensor]) -> None:
+    def hook(module: _BatchNorm, args: tuple[Tensor]) -> None:
         assert module.running_mean is not None
         assert module.running_var is not None
-        var, mean = torch.var_mean(args[0], dim=(0, 2, 3))
+        var, mean = torch.var_mean(args[0], dim=[d for d in range(args[0].ndim) if d != 1])
         module.running_mean.copy_(mean + var.sqrt() * torch.empty_like(mean).uniform_(-0.2, 0.2))
         module.running_var.copy_(var * torch.empty_like(var).uniform_(0.8, 1.2))
 
-    handles = [m.register_forward_pre_hook(hook) for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
+    handles = [m.register_forward_pre_hook(hook) for m in net.modules() if isinstance(m, _BatchNorm)]
     net(x)
     for handle in handles:
         handle.remove()
@@ -180,15 +204,17 @@ def activations(net: nn.Module, x: Tensor) -> dict[str, Tensor]:
     return found
 
 
-def check(net: nn.Module, size: int) -> None:
+def check(net: nn.Module, shape: tuple[int, ...]) -> None:
     """Raise if an activation explodes or vanishes, or if the output hardly depends on the input."""
-    found = activations(net, torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(SEED)))
+    found = activations(net, torch.randn(2, *shape, generator=torch.Generator().manual_seed(SEED)))
     for key, value in found.items():
+        if value.ndim == 3 and value.shape[2] == 1:
+            continue  # tokens of one number: their norm is constant
         top, spread = float(value.abs().max()), float(value.std())
         if not (top < 1e4 and spread > 1e-4):
             raise ValueError(f"activation {key!r}: largest {top:.3g}, standard deviation {spread:.3g}")
     spread = float(found[""].std(dim=0).mean())
-    if not spread > 0.01:
+    if not spread > 1e-4:
         raise ValueError(f"output hardly depends on the input: standard deviation {spread:.3g} over two inputs")
 
 
@@ -205,9 +231,9 @@ def quiet() -> Iterator[None]:
             logging.disable(before)
 
 
-def to_onnx(net: nn.Module, size: int, exporter: Exporter, axes: dict[int, str]) -> onnx.ModelProto:
+def to_onnx(net: nn.Module, shape: tuple[int, ...], exporter: Exporter, axes: dict[int, str]) -> onnx.ModelProto:
     """Export a net; `axes` names the dynamic axes of the input (and of the output)."""
-    x = torch.randn(2, 3, size, size)
+    x = torch.randn(2, *shape)
     if exporter == "dynamo":
         program = torch.onnx.export(
             net,
@@ -252,41 +278,59 @@ def strip(model: onnx.ModelProto) -> None:
             item.ClearField("metadata_props")
 
 
-def export(name: str, exporter: Exporter, init: Init, folder: Path) -> Path:
-    """Write `<name>-<exporter>-<init>.onnx` into `folder`, unless it is there already, and return its path."""
-    path = Path(folder) / f"{name}-{exporter}-{init}.onnx"
-    if path.exists():
-        return path
-    net, size = build(name, init), input_size(name)
-    batch = {0: "N"}
+def write(
+    net: nn.Module, shape: tuple[int, ...], exporter: Exporter, axes: Sequence[dict[int, str]], path: Path
+) -> None:
+    """Export a net to a file, with the first set of dynamic axes that the exporter takes."""
     with quiet():
-        if name in SEGMENTATION:
+        for k, attempt in enumerate(axes):
             try:
-                model = to_onnx(net, size, exporter, {**batch, 2: "H", 3: "W"})
-            except (RuntimeError, ValueError):  # fixed height and width will do
-                model = to_onnx(net, size, exporter, batch)
-        else:
-            model = to_onnx(net, size, exporter, batch)
+                model = to_onnx(net, shape, exporter, attempt)
+                break
+            except (RuntimeError, ValueError):
+                if k + 1 == len(axes):
+                    raise
     strip(model)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(f".{os.getpid()}.tmp")
-    partial.write_bytes(model.SerializeToString())
+    if model.ByteSize() < 2**31:
+        partial.write_bytes(model.SerializeToString())
+    else:
+        data = path.with_suffix(".data")
+        data.unlink(missing_ok=True)
+        onnx.save(model, partial, save_as_external_data=True, location=data.name)
     partial.replace(path)  # others never see half a file
+
+
+def export(name: str, exporter: Exporter, init: Init, folder: Path) -> Path:
+    """Write `<name>-<exporter>-<init>.onnx` into `folder`, unless it is there already, and return its path."""
+    path = Path(folder) / f"{name}-{exporter}-{init}.onnx"
+    if not path.exists():
+        batch = {0: "N"}
+        # a fixed height and width will do where the exporter cannot leave them open
+        axes = [{**batch, 2: "H", 3: "W"}, batch] if name in SEGMENTATION else [batch]
+        write(*build(name, init), exporter, axes, path)
     return path
 
 
 def describe(path: Path) -> str:
     """Size, opset and number of nodes of an ONNX file."""
-    model = onnx.load(path)
+    model = onnx.load(path, load_external_data=False)
     opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
     return f"{path.stat().st_size / 1e6:8.2f} MB  opset {opset}  {len(model.graph.node):4d} nodes"
 
 
-def main() -> int:
-    """Command line; the exit code is the number of exports that failed."""
-    parser = argparse.ArgumentParser(description="Export torchvision nets with random weights to ONNX.")
+def command_line(
+    library: str, suites: Mapping[str, Sequence[str]], export_one: Callable[[str, Exporter, Init, Path], Path]
+) -> int:
+    """The command of an exporting tool; the exit code is the number of exports that failed."""
+    if sys.argv[1:] == ["--list"]:
+        print(json.dumps({kind: list(names) for kind, names in suites.items()}))
+        return 0
+    names = [name for kind in suites.values() for name in kind]
+    parser = argparse.ArgumentParser(description=f"Export {library}'s nets with random weights to ONNX.")
     parser.add_argument("outdir", type=Path, metavar="OUTDIR")
-    parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, metavar="NAME")
+    parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME")
     parser.add_argument("--exporter", nargs="+", choices=get_args(Exporter), default=get_args(Exporter))
     parser.add_argument("--init", nargs="+", choices=get_args(Init), default=get_args(Init))
     args = parser.parse_args()
@@ -294,14 +338,15 @@ def main() -> int:
     for name, exporter, init in ((n, e, i) for n in args.only for e in args.exporter for i in args.init):
         start = time.perf_counter()
         try:
-            path = export(name, exporter, init, args.outdir)
-        except (RuntimeError, ValueError) as error:  # export errors are RuntimeErrors
+            path = export_one(name, exporter, init, args.outdir)
+        except Exception as error:  # exporters raise what they like
             failed += 1
-            print(f"{name}-{exporter}-{init}: {type(error).__name__}: {error}".splitlines()[0], flush=True)
+            text = next((line for line in str(error).splitlines() if line.strip()), "")
+            print(f"{name}-{exporter}-{init}: {type(error).__name__}: {text}", flush=True)
             continue
         print(f"{path.stem:48} {describe(path)}  {time.perf_counter() - start:5.1f} s", flush=True)
     return failed
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(command_line("torchvision", SUITES, export))

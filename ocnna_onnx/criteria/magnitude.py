@@ -46,13 +46,10 @@ def filters(trace: Trace, source: Source) -> FloatArray:
 def _weight(trace: Trace, source: Source) -> tuple[int, int]:
     """(operand, axis) of the weight that makes the channels of a source: what is cut along with them."""
     units = np.sort(source.units)
-    shape = trace.shapes.shape
     return min(
         (cut.input, cut.axis)
         for cut in trace.cuts
-        if cut.node == source.node
-        and len(shape[trace.graph.nodes[cut.node].input[cut.input]]) > 1
-        and np.array_equal(np.unique(cut.labels.array), units)
+        if cut.node == source.node and np.array_equal(np.unique(cut.labels.array), units)
     )
 
 

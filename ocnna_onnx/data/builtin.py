@@ -8,7 +8,7 @@ import numpy as np
 
 from ..errors import UsageError
 from ..model.graph import AnyArray, Graph
-from ..model.shapes import Shape
+from ..model.probes import Shape
 from .digits import digits, fit
 from .inputs import ImageInput, image_inputs, other_inputs
 from .samples import Samples

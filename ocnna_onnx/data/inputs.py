@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 
 from ..model.graph import AnyArray, Graph, dims
-from ..model.shapes import IMAGE_CHANNELS, Shape
+from ..model.probes import IMAGE_CHANNELS, Shape
 from ..model.twin import fed_type
 
 

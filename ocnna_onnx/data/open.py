@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import UsageError
 from ..model.graph import Graph
-from ..model.shapes import Shape, input_shapes
+from ..model.probes import Shape, input_shapes
 from .arrays import array_samples, file_samples
 from .builtin import digit_samples, photo_samples
 from .samples import Samples, choose

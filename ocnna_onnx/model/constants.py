@@ -3,9 +3,10 @@ the shapes of other tensors. They are evaluated by onnxruntime, operator by oper
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from math import prod
 
 import numpy as np
 import onnx
@@ -128,13 +129,15 @@ class Constants:
             if direct is not None:
                 self._cache[name] = direct
             else:
-                self._evaluate(name)
+                self._evaluate([name, *self._beside(name)])
         return self._cache.get(name)
 
-    def computed(self) -> dict[str, AnyArray]:
-        """Values of all computed tensors that a node reads whose own value is not known ahead."""
-        values = {n: self.value(n) for n in self._frontier}
-        return {n: v for n, v in values.items() if v is not None}
+    def computed(self, largest: int) -> dict[str, AnyArray]:
+        """Values of computed tensors that a node reads whose own value is not known ahead, up to `largest` elements."""
+        wanted = [n for n in self._frontier if prod(self.shape.get(n, ())) <= largest]
+        self._evaluate(wanted)
+        values = {n: self.value(n) for n in wanted}
+        return {n: v for n, v in values.items() if v is not None and v.size <= largest}
 
     def root(self, name: str) -> str:
         """The initializer or Constant output that `name` is an unchanged copy of, through Identity nodes."""
@@ -154,16 +157,20 @@ class Constants:
         start, end = (next((a.i for a in node.attribute if a.name == k), d) for k, d in (("start", 0), ("end", None)))
         return np.asarray(shape[start:end], np.int64)
 
-    def _evaluate(self, wanted: str) -> None:
-        """Run the part of the graph that makes `wanted`, and whatever else of its frontier is still unknown."""
-        targets = [wanted, *(n for n in self._frontier if n not in self._cache and n != wanted)]
-        try:
-            self._run(targets)
-        except ModelError:
+    def _beside(self, name: str) -> list[str]:
+        """What is worth evaluating in the same run: weights beside weights, shape arithmetic beside its like."""
+        return [n for n in self._frontier if n != name and self._static[n] == self._static[name]]
+
+    def _evaluate(self, wanted: Sequence[str]) -> None:
+        """Run the part of the graph that makes these tensors; where it does not run, the first of them alone."""
+        missing = [n for n in wanted if n not in self._cache]
+        for targets in (missing, missing[:1]):
             try:
-                self._run([wanted])
-            except ModelError:
+                if targets:
+                    self._run(targets)
                 return
+            except ModelError:
+                continue
 
     @cached_property
     def _frontier(self) -> tuple[str, ...]:

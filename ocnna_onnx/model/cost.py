@@ -9,7 +9,7 @@ from onnx import TensorProto
 
 from .constants import Constants
 from .einsum import read_equation
-from .graph import Graph, attribute
+from .graph import Graph, attribute, first_output
 
 Shape = tuple[int, ...]
 
@@ -21,6 +21,8 @@ WEIGHT_TYPES = frozenset(
         TensorProto.DOUBLE,
         TensorProto.INT8,
         TensorProto.UINT8,
+        TensorProto.INT16,
+        TensorProto.UINT16,
         TensorProto.INT4,
         TensorProto.UINT4,
         TensorProto.FLOAT8E4M3FN,
@@ -71,9 +73,10 @@ def node_macs(graph: Graph, index: int, shape: Mapping[str, Shape]) -> int:
     """Multiply–accumulates of one node; 0 for other operators, and where a shape is missing."""
     node = graph.nodes[index]
     op = node.op_type
-    if not node.output or not node.output[0] or any(n and n not in shape for n in (*node.input, node.output[0])):
+    made = first_output(node)
+    if not made or any(n and n not in shape for n in (*node.input, made)):
         return 0
-    out = prod(shape[node.output[0]])
+    out = prod(shape[made])
     if op in CONV_WEIGHT:
         return out * prod(shape[node.input[CONV_WEIGHT[op]]][1:])
     if op == "ConvTranspose":

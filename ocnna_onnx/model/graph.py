@@ -179,6 +179,11 @@ def dense_value(sparse: onnx.SparseTensorProto) -> AnyArray:
     return dense
 
 
+def first_output(node: onnx.NodeProto) -> str:
+    """The first output that is not left out."""
+    return next(filter(None, node.output), "")
+
+
 def is_standard(node: onnx.NodeProto) -> bool:
     """Whether the node's operator belongs to the ONNX standard."""
     return node.domain in ("", "ai.onnx")

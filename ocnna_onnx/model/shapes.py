@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from ..errors import ModelError, ShapeNeeded, UsageError
+from ..errors import ModelError
 from .constants import Constants
 from .graph import AnyArray, Graph, dims
 from .light import light, outline
+from .probes import Shape, input_shapes, other_shapes
 from .session import Runtime, open_session, run
 from .twin import bfloat16_tensors, fed_type, has_bfloat16
 
-Shape = tuple[int, ...]
-
-PROBE_BATCHES = (2, 3)
-PROBE_SIDES = (224, 256)
-IMAGE_CHANNELS = (1, 3, 4)
 SMALL = 4096
 """Initializers up to this many elements keep their values for inference: shapes, axes, sizes are among them."""
 
-ROUNDS = 6
-"""Inference and evaluation of shape arithmetic alternate this often before the model is run instead."""
+QUICK, ROUNDS = 2, 6
+"""Inference and evaluation of shape arithmetic alternate this often before the model is run instead, and where it
+cannot be run."""
 
 SEQUENCE_OPS = frozenset(
     "SequenceConstruct SequenceEmpty SequenceInsert SequenceErase SplitToSequence SequenceMap Optional ZipMap".split()
 )
+
+
+PACKED = frozenset((TensorProto.INT4, TensorProto.UINT4, TensorProto.INT2, TensorProto.UINT2, TensorProto.FLOAT4E2M1))
+"""Types of which onnxruntime cannot tell the shape."""
 
 
 @dataclass(frozen=True)
@@ -58,88 +59,22 @@ def probe(
     Raises ShapeNeeded where a symbolic dimension cannot be guessed, UsageError where `given` does not fit, ModelError
     where shapes can only be found by running the model, and it does not run.
     """
-    first, second = (input_shapes(graph, given, k) for k in (0, 1))
+    first = input_shapes(graph, given)
     shape, dtype = _all_shapes(graph, first, runtime, values or {})
     dynamic: dict[str, frozenset[int]] = {}
     other: dict[str, Shape] | None = None
-    if first != second:
-        other, _ = _deduced(graph, second, runtime)
-        if _missing(graph, other, dtype):
-            try:
-                other = _executed(graph, second, runtime, values or {})[0]
-            except ModelError:  # the second probe is a courtesy: a net may accept one size only
-                other = {}
+    for second in other_shapes(graph, first):
+        try:  # a net may accept one size only, or one but for the batch
+            other = _all_shapes(graph, second, runtime, values or {})[0]
+            break
+        except ModelError:
+            other = {}
+    if other is not None:
         for name, size in shape.items():
             peer = other.get(name, size)
             axes = range(len(size)) if len(peer) != len(size) else (a for a in range(len(size)) if peer[a] != size[a])
             dynamic[name] = frozenset(axes)
     return Shapes(shape, dtype, dynamic, first, _batch(graph, first, shape), other)
-
-
-def input_shapes(graph: Graph, given: Mapping[str, Shape], which: int = 0) -> dict[str, Shape]:
-    """A concrete shape for every graph input; `which` selects one of two different guesses for symbolic sizes."""
-    unknown = set(given) - {i.name for i in graph.inputs}
-    if unknown:
-        known = ", ".join(i.name for i in graph.inputs)
-        raise UsageError(f"--input-shapes names '{sorted(unknown)[0]}', which is no input of the model ({known})")
-    peers = {i.name: [v for v in graph.inputs if v is not i] for i in graph.inputs}
-    return {
-        i.name: _guess(i, given.get(i.name), _shared_sizes(peers[i.name], given, which), which) for i in graph.inputs
-    }
-
-
-def _shared_sizes(inputs: Sequence[onnx.ValueInfoProto], given: Mapping[str, Shape], which: int) -> dict[str, int]:
-    """Sizes of the symbolic dimensions that these inputs name: as given, or our guess where they count samples."""
-    found: dict[str, int] = {}
-    for value in inputs:
-        declared = dims(value) or ()
-        asked = given.get(value.name, (0,) * len(declared))
-        found.update({n: s for n, s in zip(declared, asked, strict=False) if isinstance(n, str) and n and s > 0})
-    for value in inputs:
-        for name in (dims(value) or ())[:1]:
-            if isinstance(name, str) and name:
-                found.setdefault(name, PROBE_BATCHES[which])
-    return found
-
-
-def _guess(value: onnx.ValueInfoProto, given: Shape | None, others: Mapping[str, int], which: int) -> Shape:
-    declared = dims(value)
-    if not value.type.HasField("tensor_type"):
-        raise ModelError(f"input '{value.name}' is no tensor (a sequence, an optional or a map): that is not supported")
-    if declared is None:
-        if given is None:
-            raise ShapeNeeded(
-                f"input '{value.name}' has no declared shape; give one: --input-shapes {value.name}:1,3,224,224",
-                value.name,
-            )
-        return given
-    if given is not None and len(given) != len(declared):
-        raise UsageError(f"--input-shapes gives '{value.name}' {len(given)} dimensions, the model has {len(declared)}")
-    image = len(declared) == 4 and (declared[1] in IMAGE_CHANNELS or declared[3] in IMAGE_CHANNELS)
-    sizes: list[int] = []
-    for axis, size in enumerate(declared):
-        asked = given[axis] if given is not None and given[axis] > 0 else None
-        if isinstance(size, int):
-            if asked is not None and asked != size:
-                raise UsageError(f"--input-shapes gives '{value.name}' axis {axis} size {asked}, the model has {size}")
-            sizes.append(size)
-        elif asked is not None:
-            sizes.append(asked)
-        elif size in others:
-            sizes.append(others[size])
-        elif axis == 0:
-            sizes.append(PROBE_BATCHES[which])
-        elif image:
-            sizes.append(PROBE_SIDES[which])
-        else:
-            text = ",".join(str(d) if isinstance(d, int) else "?" for d in declared)
-            raise ShapeNeeded(
-                f"input '{value.name}' [{text}] has a symbolic dimension (axis {axis}"
-                f"{f', {size}' if size else ''}) that cannot be guessed; "
-                f"give it: --input-shapes {value.name}:{text.replace('?', 'SIZE')}",
-                value.name,
-            )
-    return tuple(sizes)
 
 
 def _batch(graph: Graph, feeds: Mapping[str, Shape], shape: Mapping[str, Shape]) -> int:
@@ -150,16 +85,22 @@ def _batch(graph: Graph, feeds: Mapping[str, Shape], shape: Mapping[str, Shape])
             return feeds[value.name][0]
     sizes = {feeds[v.name][0] for v in graph.inputs if feeds[v.name]}
     sizes |= {shape[name][0] for name in graph.outputs if shape.get(name)}
-    return next(iter(sizes), 1) if len(sizes) == 1 else 1
+    return max(sizes) or 1 if len(sizes) == 1 else 1
 
 
 def _all_shapes(
     graph: Graph, feeds: Mapping[str, Shape], runtime: Runtime, values: Mapping[str, AnyArray]
 ) -> tuple[dict[str, Shape], dict[str, int]]:
-    shape, dtype = _deduced(graph, feeds, runtime)
+    shape, dtype = _deduced(graph, feeds, runtime, QUICK)
     if not _missing(graph, shape, dtype):
         return shape, dtype
-    ran_shape, ran_dtype = _executed(graph, feeds, runtime, values)
+    try:
+        ran_shape, ran_dtype = _executed(graph, feeds, runtime, values)
+    except ModelError:
+        shape, dtype = _deduced(graph, feeds, runtime, ROUNDS)
+        if _missing(graph, shape, dtype):
+            raise
+        return shape, dtype
     return {**shape, **ran_shape}, {**dtype, **ran_dtype}
 
 
@@ -172,14 +113,16 @@ def _missing(graph: Graph, shape: Mapping[str, Shape], dtype: Mapping[str, int])
     return [n for n in lacking if static is not None and n not in static.ahead]
 
 
-def _deduced(graph: Graph, feeds: Mapping[str, Shape], runtime: Runtime) -> tuple[dict[str, Shape], dict[str, int]]:
+def _deduced(
+    graph: Graph, feeds: Mapping[str, Shape], runtime: Runtime, rounds: int
+) -> tuple[dict[str, Shape], dict[str, int]]:
     """Shapes by inference. Where it stops at shape arithmetic, the arithmetic is evaluated and inference goes on."""
     known: dict[str, AnyArray] = {}
     shape, dtype = _inferred(graph, feeds, known)
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         if not _missing(graph, shape, dtype):
             break
-        found = {n: v for n, v in Constants(graph, shape, runtime, None, dtype).computed().items() if v.size <= SMALL}
+        found = Constants(graph, shape, runtime, None, dtype).computed(SMALL)
         if found.keys() <= known.keys():
             break
         known = found
@@ -255,7 +198,9 @@ def _executed(
     a Shape node on every tensor."""
     names = [n for node in graph.nodes if node.op_type not in SEQUENCE_OPS for n in node.output if n]
     dtype = _types(graph, names, runtime)
-    names = [n for n in names if n in dtype]
+    names = [n for n in names if n in dtype and dtype[n] not in PACKED]
+    if not names:
+        return {}, dtype
     model = light(graph.model, [])
     for name in names:
         model.proto.graph.node.append(helper.make_node("Shape", [name], [_probe_name(name)]))

@@ -3,7 +3,7 @@ channels can be followed through them. What is read here is a copy: the caller's
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,7 +40,7 @@ def unfold(given: Light, runtime: Runtime) -> Unfolded:
         return Unfolded(given)
     model, weights = (apart := light(given)).proto, apart.weights
     work, edits, refusals = model, list[dict[str, Any]](), dict[str, str]()
-    if model.functions:
+    if model.functions and _calls_functions(model.graph.node, {_kind(f) for f in model.functions}):
         refusals.update(_unsuitable(model))
         calls = {_kind(f) for f in model.functions}
         try:
@@ -102,6 +102,11 @@ def _with_functions_inlined(model: onnx.ModelProto, but: set[str]) -> onnx.Model
                 known.add(entry.domain)
                 inlined.opset_import.append(entry)
     return inlined
+
+
+def _calls_functions(nodes: Iterable[onnx.NodeProto], functions: set[str]) -> bool:
+    """Whether a function is called, in bodies too."""
+    return any(_kind(n) in functions or any(_calls_functions(b.node, functions) for b in bodies(n)) for n in nodes)
 
 
 def _spell_defaults(model: onnx.ModelProto) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from ..model.graph import AnyArray
+from ..model.graph import AnyArray, first_output
 from ..model.light import Light
 from ..model.session import Runtime, open_session, run
 from ..trace.kept import Kept
@@ -37,37 +37,37 @@ class LocalProver:
         change), of one node for its input i. scale: of the numbers put in, for consumers whose weights are tiny."""
         graph = self.kept.trace.graph
         original = graph.nodes[node]
-        output = original.output[0]
+        output = first_output(original)
         small = self.small[output]
         noise, mask, few = _numbers(self.kept, original.input[i], scale)
         operand = self.kept.trace.masks[(node, i)]
         before, after = self.arriving
         silence = np.zeros(1, noise.dtype) if operand is None else before[original.input[operand]]
 
-        def outcome(values: AnyArray) -> AnyArray:
-            return self._run([original], i, values, before)
-
-        plain, silenced = outcome(noise), outcome(np.where(mask, noise, silence).astype(noise.dtype))
-        nothing = outcome(np.array(np.broadcast_to(silence, noise.shape), noise.dtype))
-        error = relative_error(self._run(small, i, few, after), self.kept.slice(output, silenced), (1, -1))
+        masked = np.where(mask, noise, silence).astype(noise.dtype)
+        silent = np.array(np.broadcast_to(silence, noise.shape), noise.dtype)
+        plain, silenced, nothing = self._run([original], i, (noise, masked, silent), before)
+        (pruned,) = self._run(small, i, (few,), after)
+        error = relative_error(pruned, self.kept.slice(output, silenced), (1, -1))
         return error, relative_error(silenced, plain, (1,)), relative_error(nothing, silenced, (1,))
 
     def _run(
-        self, nodes: Sequence[onnx.NodeProto], i: int, values: AnyArray, arriving: Mapping[str, AnyArray]
-    ) -> AnyArray:
-        """The first output of a model of a node and what was put behind it, with `values` at the node's input i."""
+        self, nodes: Sequence[onnx.NodeProto], i: int, values: Sequence[AnyArray], arriving: Mapping[str, AnyArray]
+    ) -> list[AnyArray]:
+        """The first output of a model of a node and what was put behind it, with each of `values` at the node's input
+        i."""
         arrays: dict[str, AnyArray] = {}
         copies: list[onnx.NodeProto] = []
         for place, node in enumerate(nodes):
             own = {k: f"in{place}_{k}" for k, name in enumerate(node.input) if name and (place == 0 or k > 0)}
-            arrays.update({own[k]: values if (place, k) == (0, i) else arriving[node.input[k]] for k in own})
+            arrays.update({own[k]: values[0] if (place, k) == (0, i) else arriving[node.input[k]] for k in own})
             copies.append(onnx.NodeProto())
             copies[-1].CopyFrom(node)
             del copies[-1].input[:], copies[-1].output[:]
             inner = {0: f"out{place - 1}_0"} if place else {}
             copies[-1].input.extend((own | inner).get(k, "") for k in range(len(node.input)))
             copies[-1].output.extend(f"out{place}_{k}" if name else "" for k, name in enumerate(node.output))
-        wanted, fed = f"out{len(nodes) - 1}_0", f"in0_{i}"
+        wanted, fed = first_output(copies[-1]), f"in0_{i}"
         proto = self.kept.trace.graph.proto
         model = onnx.ModelProto(ir_version=max(proto.ir_version, 4))
         model.opset_import.extend(proto.opset_import)
@@ -75,10 +75,10 @@ class LocalProver:
         model.graph.name = "consumer"
         model.graph.node.extend(copies)
         model.graph.output.append(onnx.ValueInfoProto(name=wanted))
-        model.graph.input.append(_typed(fed, values))
+        model.graph.input.append(_typed(fed, values[0]))
         model.graph.initializer.extend(numpy_helper.from_array(a, n) for n, a in arrays.items() if n != fed)
         with open_session(model, self.runtime) as session:
-            return run(session, [wanted], {fed: values})[wanted]
+            return [run(session, [wanted], {fed: array})[wanted] for array in values]
 
 
 def _chain(made: Mapping[str, onnx.NodeProto], original: onnx.NodeProto, output: str) -> list[onnx.NodeProto]:
@@ -96,7 +96,7 @@ def local_prover(
     """Run both models once, to know what arrives at all operands of these nodes."""
     graph = kept.trace.graph
     ours = {n for node in nodes for n in graph.nodes[node].input if n}
-    outputs = {graph.nodes[node].output[0]: graph.nodes[node] for node in nodes}
+    outputs = {first_output(graph.nodes[node]): graph.nodes[node] for node in nodes}
     made = {name: node for node in after.proto.graph.node for name in node.output}
     small = {output: _chain(made, original, output) for output, original in outputs.items()}
     theirs = {n for chain in small.values() for k, node in enumerate(chain) for n in node.input[min(k, 1) :] if n}

@@ -11,14 +11,23 @@ import onnx
 
 from ..errors import ModelError, ProofFailed
 from ..model.constants import RANDOM_OPS
-from ..model.graph import AnyArray, bodies
+from ..model.graph import AnyArray, bodies, first_output
 from ..model.light import Light, light
 from ..model.session import Runtime
 from ..model.twin import has_bfloat16
 from ..trace.groups import Group
 from ..trace.kept import Kept
 from ..trace.types import Trace
-from .compare import FINE_FLOOR, FINE_LIMIT, QUANTIZED, QUANTIZERS, TOLERANCE, relative_error
+from .compare import (
+    FINE_FLOOR,
+    FINE_LIMIT,
+    FLIPS_CAP,
+    QUANTIZED,
+    QUANTIZERS,
+    TOLERANCE,
+    relative_error,
+    without_flips,
+)
 from .inputs import Feed
 from .local import LocalProver, local_prover
 from .masked import masked_original
@@ -288,6 +297,9 @@ def _compare_on(models: _Models, feed: Feed, found: _Findings) -> Proof | None:
                     found.noisy[name] = None
                 if fine > max(FINE_LIMIT, NOISE * fine_noise) and feed.decisive:
                     error = max(error, fine)
+            flipped = not exact and models.rtol is None and tolerance < error <= FLIPS_CAP
+            if flipped and without_flips(small[name], reference, (1, -1)) <= tolerance:
+                tolerance, found.noisy[name] = error, None
             found.compared.add(name)
             found.error = max(found.error, error)
             found.tolerance = max(found.tolerance, tolerance)
@@ -314,7 +326,7 @@ def _unproven_locally(models: _Models, groups: Sequence[Group], feed: Feed | Non
     prover = local_prover(models.kept, models.original, models.pruned, nodes, feed.values, models.runtime)
     for group in groups:
         for node, i in places[group.id]:
-            tolerance = models.tolerance(trace.graph.nodes[node].output[0])
+            tolerance = models.tolerance(first_output(trace.graph.nodes[node]))
             if (
                 tolerance is not None
                 and not _has_no_weight(trace, node, i)

@@ -9,9 +9,10 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from ..errors import ModelError
-from ..model.graph import AnyArray
+from ..model.graph import AnyArray, first_output
 from ..model.light import Light, light
 from ..model.session import Runtime, open_session, run
+from ..model.shapes import PACKED
 from ..trace.groups import Group
 from ..trace.kept import Kept
 from ..trace.labels import Shape
@@ -39,7 +40,7 @@ def group_taps(trace: Trace, groups: Sequence[Group]) -> dict[str, list[int]]:
         for s in group.sources:
             wanted.setdefault(trace.sources[s].tensor, [])
         for node in group.consumers:
-            wanted.setdefault(trace.graph.nodes[node].output[0], []).append(group.id)
+            wanted.setdefault(first_output(trace.graph.nodes[node]), []).append(group.id)
     for name in trace.graph.outputs:
         shaped = name in trace.shapes.shape  # not a sequence or a map
         if shaped and name in trace.graph.producer and name not in trace.constants.ahead:
@@ -71,6 +72,7 @@ def wrong_shape(
     made = {o for node in pruned.proto.graph.node for o in node.output if o}
     graph, ahead = kept.trace.graph, kept.trace.constants.ahead
     names = [n for n in kept.shapes() if n in made and n in graph.producer and n not in ahead]
+    names = [n for n in names if kept.trace.shapes.dtype.get(n) not in PACKED]
     before, after = (_shapes(model, names, feed, runtime) for model in (original, pruned))
     for name in names:
         expected = list(before[name])

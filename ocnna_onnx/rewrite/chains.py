@@ -123,11 +123,23 @@ def _keeps_groups(op: str, operands: list[Shape], out: Shape) -> bool:
 
 
 def _quantizer(node: onnx.NodeProto, x: Shape, operands: list[Shape], axes: Kept) -> dict[int, Kept] | None:
-    """Codes as the result; scale and zero point along the quantized axis. Blocks are not followed."""
+    """Codes as the result; scale and zero point along the quantized axis, or along all axes where they are one per
+    block. Blocks must go whole."""
+    block = int(attribute(node, "block_size", 0))
     axis = int(attribute(node, "axis", 1)) % max(1, len(x))
-    if attribute(node, "block_size", 0) or (axis in axes and axes[axis].ndim > 1):
+    if any(m.ndim > 1 for a, m in axes.items() if block or a == axis):
         return None
     found = {0: axes}
+    if block:
+        per_block = dict(axes)
+        if axis in axes:
+            if x[axis] % block:
+                return None
+            rows = axes[axis].reshape(-1, block)
+            if not np.array_equal(rows.any(axis=1), rows.all(axis=1)):
+                return None
+            per_block[axis] = np.asarray(rows.all(axis=1), bool)
+        return {**found, **dict.fromkeys(range(1, len(operands)), per_block)}
     for k, shape in enumerate(operands[1:], 1):
         if prod(shape) > 1 and axis in axes:
             found[k] = {0: axes[axis]}

@@ -167,3 +167,12 @@ class NodeTrace:
 
     def choose(self, options: Sequence[Option]) -> None:
         self.record.choices.append(Choice(self.index, self.node.output[0], tuple(options)))
+
+
+def whole_slices(full: IntArray, axes: Sequence[int]) -> tuple[Option, ...]:
+    """The ways to keep a grid of units dense: whole slices along one axis. full: one dimension per axis."""
+    options = []
+    for axis in axes:
+        rows = np.moveaxis(full, axis, 0).reshape(full.shape[axis], -1)
+        options.append(Option(f"whole slices along axis {axis}", (rows,)))
+    return tuple(options)

@@ -7,13 +7,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from .choosing import best_options, mixed_rows, row_pairs, units_of
+from .components import Edge, components
 from .context import Record
 from .labels import BoolArray, FloatArray, IntArray, Labels
 from .pairing import by_score
 from .types import Choice, Option, Pairing, Source, Trace, Wall
-
-Edge = tuple[IntArray, IntArray]
-"""Two arrays of units of equal length that go together pair by pair."""
 
 
 @dataclass(frozen=True)
@@ -34,18 +33,20 @@ def couple(record: Record) -> Coupling:
     walls = list(record.walls)
     chosen: list[tuple[Choice, str]] = []
     open_grids: list[tuple[Choice, Option]] = []
-    joined = list(edges)
-    for cluster in _clusters(record, _classes(size, edges), size):
-        options = _best(cluster, edges, walls, size)
-        edges.extend(e for option in options for e in _edges(option))
+    base = components(size, edges)
+    walled = np.zeros(int(base.max(initial=0)) + 1, bool)
+    for wall in walls:
+        walled[base[wall.units]] = True
+    for cluster in _clusters(record, base, size):
+        options = best_options(cluster, base, walled)
         for choice, option in zip(cluster, options, strict=True):
             chosen.append((choice, option.name))
             if option.by_count:
                 open_grids.append((choice, option))
             else:
-                joined.extend(_edges(option))
+                edges.extend(row_pairs(option))
                 walls.extend(_fixed_rows(choice, option))
-    pairing = Pairing(_classes(size, joined), tuple(open_grids), tuple(walls))
+    pairing = Pairing(components(size, edges), tuple(open_grids), tuple(walls))
     found = _settle(record.labels, record.graph.producer, record.sources, pairing, np.zeros(size))
     return Coupling(*found, tuple(chosen), pairing)
 
@@ -73,9 +74,9 @@ def _settle(
     _, first = np.unique(pairing.base, return_index=True)
     edges: list[Edge] = [(np.arange(len(pairing.base)), first[pairing.base])]
     for choice, option in by_score(pairing, score):
-        edges.extend(_edges(option))
+        edges.extend(row_pairs(option))
         walls.extend(_fixed_rows(choice, option))
-    unit_class = _classes(len(pairing.base), edges)
+    unit_class = components(len(pairing.base), edges)
     walls.extend(_whole_tensors(labels, producer, unit_class))
     free = np.ones(int(unit_class.max(initial=0)) + 1, bool)
     free[unit_class[0]] = False
@@ -88,42 +89,10 @@ def _settle(
     return unit_class, free, tuple(w for w in walls if not len(w.units) or real[unit_class[w.units]].any())
 
 
-def _classes(size: int, edges: Sequence[Edge]) -> IntArray:
-    """Connected components of the units; unit 0 ("fixed") is alone."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    left = np.concatenate([a for a, _ in edges]) if edges else np.zeros(0, np.int64)
-    right = np.concatenate([b for _, b in edges]) if edges else np.zeros(0, np.int64)
-    matrix = coo_array((np.ones(len(left), np.int8), (left, right)), shape=(size, size))
-    return np.asarray(connected_components(matrix, directed=False)[1], np.int64)
-
-
-def _edges(option: Option) -> list[Edge]:
-    found = []
-    for rows in option.rows:
-        first = np.where(rows > 0, rows, 0).max(axis=1, keepdims=True)  # any unit of the row, where the first is 0
-        left = np.broadcast_to(first, rows.shape)
-        both = (left > 0) & (rows > 0)
-        found.append((left[both], rows[both]))
-    return found
-
-
 def _fixed_rows(choice: Choice, option: Option) -> list[Wall]:
-    found = []
-    for rows in option.rows:
-        mixed = (rows == 0).any(axis=1) & (rows > 0).any(axis=1)
-        units = rows[mixed]
-        if units.size and (units > 0).any():
-            reason = f"in a grid with channels that are fixed ({option.name})"
-            found.append(Wall(choice.node, choice.tensor, reason, np.unique(units[units > 0])))
-    return found
-
-
-def _units(choices: Sequence[Choice]) -> IntArray:
-    """The units in these grids, ascending."""
-    units = np.unique(np.concatenate([r.reshape(-1) for c in choices for o in c.options for r in o.rows]))
-    return units[units > 0]
+    units = mixed_rows(option)
+    reason = f"in a grid with channels that are fixed ({option.name})"
+    return [Wall(choice.node, choice.tensor, reason, units)] if len(units) else []
 
 
 def _clusters(record: Record, unit_class: IntArray, size: int) -> list[list[Choice]]:
@@ -137,69 +106,13 @@ def _clusters(record: Record, unit_class: IntArray, size: int) -> list[list[Choi
     base = len(record.choices)
     offset = base + int(unit_class.max(initial=0)) + 1
     for c, choice in enumerate(record.choices):
-        units = _units([choice])
+        units = units_of([choice])
         edges.extend((c, base + int(u)) for u in np.unique(unit_class[units]))
         edges.extend((c, offset + int(m)) for m in np.unique(member[units]) if m >= 0)
     pairs = np.asarray(edges, np.int64).reshape(-1, 2)
     total = offset + len(record.sources)
-    component = _classes(total, [(pairs[:, 0], pairs[:, 1])])[:base]
+    component = components(total, [(pairs[:, 0], pairs[:, 1])])[:base]
     return [[record.choices[c] for c in np.flatnonzero(component == k)] for k in dict.fromkeys(component.tolist())]
-
-
-def _best(cluster: list[Choice], edges: list[Edge], walls: list[Wall], size: int) -> tuple[Option, ...]:
-    """From several starts (all first options, all second ones, …), change one choice at a time while that leaves more
-    classes free. Two views of one grid (before and after a Transpose) are one choice."""
-    distinct: dict[tuple[bytes, ...], list[int]] = {}
-    for k, choice in enumerate(cluster):
-        distinct.setdefault(tuple(sorted(map(_signature, choice.options))), []).append(k)
-    units = _units(cluster)
-
-    def settle(options: list[Option], same: list[int], wanted: bytes) -> list[Option]:
-        return [
-            next(o for o in cluster[k].options if _signature(o) == wanted) if k in same else option
-            for k, option in enumerate(options)
-        ]
-
-    best, found = -1, [c.options[0] for c in cluster]
-    for start in range(max(len(c.options) for c in cluster)):
-        options = found
-        for same in distinct.values():
-            first = cluster[same[0]].options
-            options = settle(options, same, _signature(first[min(start, len(first) - 1)]))
-        score, improved = _free_classes(cluster, options, edges, walls, units, size), len(distinct) > 1
-        while improved:
-            improved = False
-            for same in distinct.values():
-                for wanted in map(_signature, cluster[same[0]].options):
-                    trial = settle(options, same, wanted)
-                    left = _free_classes(cluster, trial, edges, walls, units, size)
-                    if left > score:
-                        score, options, improved = left, trial, True
-        if score > best:
-            best, found = score, options
-    return tuple(found)
-
-
-def _signature(option: Option) -> bytes:
-    """What an option joins, however its rows are arranged: two views of one grid have the same options."""
-    rows = [tuple(sorted(row)) for matrix in option.rows for row in matrix.tolist()]
-    return repr(sorted(rows)).encode()
-
-
-def _free_classes(
-    cluster: list[Choice], options: list[Option], edges: list[Edge], walls: list[Wall], units: IntArray, size: int
-) -> int:
-    """How many classes of these units can go under these options."""
-    classes = _classes(size, [*edges, *(e for o in options for e in _edges(o))])
-    fixed = np.zeros(int(classes.max()) + 1, bool)
-    for wall in (*walls, *(w for c, o in zip(cluster, options, strict=True) for w in _fixed_rows(c, o))):
-        fixed[classes[wall.units]] = True
-    for choice in cluster:  # a class that is all there is cannot go either
-        for matrix in choice.options[0].rows:
-            present = np.unique(classes[matrix[matrix > 0]])
-            if len(present) == 1:
-                fixed[present] = True
-    return int((~fixed[np.unique(classes[units])]).sum())
 
 
 def _whole_tensors(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -12,15 +12,16 @@ from onnx import TensorProto
 from ..model.constants import SHAPE_READERS, Constants
 from ..model.graph import AnyArray, Graph, bodies, captured
 from ..model.light import Light
+from ..model.probes import Shape
 from ..model.session import Runtime
-from ..model.shapes import Shape, probe
+from ..model.shapes import probe
 from ..model.unfold import Unfolded, unfold
-from .context import NodeTrace, Record
+from .context import NodeTrace, Record, whole_slices
 from .coupling import couple
 from .labels import compact
 from .rules import reason_without_rule, rule_for
 from .shared import tie_shared_weights
-from .types import Choice, Option, Trace, Wall
+from .types import Choice, Trace, Wall
 
 DEFECT = "a defect of ocnna-onnx"
 FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
@@ -230,12 +231,4 @@ def _keep_grids_dense(record: Record) -> None:
             if key in seen:
                 continue
             seen.add(key)
-            record.choices.append(Choice(record.graph.producer[name], name, _slices(full, x.axes)))
-
-
-def _slices(full: np.ndarray[tuple[int, ...], np.dtype[np.int64]], axes: Sequence[int]) -> tuple[Option, ...]:
-    options = []
-    for axis in axes:
-        rows = np.moveaxis(full, axis, 0).reshape(full.shape[axis], -1)
-        options.append(Option(f"whole slices along axis {axis}", (rows,)))
-    return tuple(options)
+            record.choices.append(Choice(record.graph.producer[name], name, whole_slices(full, x.axes)))

@@ -44,7 +44,8 @@ def trace_conv(n: NodeTrace, operands: Operands = Operands()) -> None:
     through = channel_labels(n, 0, channel)
     if not all(n.is_fixed(i) for i in (weight, *operands.per_output) if n.has(i)):
         n.wall(through, f"{n.op} with a computed weight", 0)
-        n.wall(n.labels(weight), f"{n.op} with a computed weight", weight)
+        for i in (weight, *([] if operands.addend is None else [operands.addend])):
+            n.wall(n.labels(i), f"{n.op} with a computed weight", i)
         return
     groups = int(n.attr("group", 1))
     out = n.source(channel)

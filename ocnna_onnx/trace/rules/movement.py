@@ -38,6 +38,9 @@ def trace_reshape(n: NodeTrace) -> None:
     if 0 in (*n.shape(0), *n.out_shape()):
         n.wall(n.labels(0), f"{n.op} of an empty tensor")
         return
+    if n.has(1) and not n.is_static(1):
+        n.wall(n.labels(0), f"{n.op} to a shape that is not known ahead")
+        return
     n.emit(lb.reshape(x, n.out_shape()) for x in n.labels(0))
 
 
@@ -67,6 +70,8 @@ def trace_concat(n: NodeTrace, quantized: bool = False) -> None:
     out = n.out_shape()
     axis = int(n.attr("axis", 1)) % len(out)
     inputs = range(2, len(n.node.input), 3) if quantized else range(len(n.node.input))
+    for i in set(range(len(n.node.input))) - set(inputs):
+        n.wall(n.labels(i), f"{n.op} reads it as operand {i}", i)
     across = [(i, [lb.restretch(x, out) for x in n.labels(i) if axis not in x.axes]) for i in inputs]
     kept = join_operands(n, across, "Concat with an activation that is fixed at these positions")
     if any(axis in x.axes for i in inputs for x in n.labels(i)):
@@ -306,10 +311,13 @@ def trace_expand(n: NodeTrace) -> None:
     """Broadcast to a shape. An axis that Expand stretches to a fixed size can shrink with what it meets."""
     out, shape = n.out_shape(), n.shape(0)
     missing = len(out) - len(shape)
+    if not n.is_static(1):
+        n.wall(n.labels(0), "Expand to a shape that is not known ahead")
+        return
     found = [lb.broadcast(x, out) for x in n.labels(0)]
     for axis, size in enumerate(out):
         stretched = size > 1 and (axis < missing or shape[axis - missing] == 1)
-        if stretched and axis > 0 and n.is_static(1) and not n.dynamic(n.node.output[0], axis):
+        if stretched and axis > 0 and not n.dynamic(n.node.output[0], axis):
             found.append(lb.along(n.made_up(size), axis, out))
     n.emit(found)
 

@@ -10,22 +10,24 @@ import numpy as np
 from .. import labels as lb
 from ..context import NodeTrace
 from ..labels import Labels
-from .rule import NodeSurgery, Rule
+from .rule import NodeSurgery, Rule, scale_result
 
 CHANNEL = 1
 
 
 def trace_batch_norm(n: NodeTrace) -> None:
-    """Per channel, in training mode with the batch's own statistics: its four vectors are cut, and what else it gives
-    out has one number per channel."""
-    _per_channel(n, n.labels(0), (1, 2, 3, 4))
-    n.emit(n.labels(0))
-    for k in range(1, len(n.node.output)):
-        for x in n.labels(0):
-            if n.node.output[k] and x.axes == (CHANNEL,):
-                n.emit([lb.along(lb.vector(x, CHANNEL), 0, n.out_shape(k))], k)
-            elif n.node.output[k] and CHANNEL in x.axes:
-                n.wall([x], f"{n.op} gives out statistics")
+    """Per channel: its four vectors are cut. In training mode the statistics run over all other axes, and what else it
+    gives out has one number per channel."""
+    training = n.attr("training_mode", 0) or any(n.node.output[1:])
+    others = [a for a in range(len(n.shape(0))) if a != CHANNEL]
+    passed = over_axes(n, others, "BatchNormalization in training mode") if training else n.labels(0)
+    _per_channel(n, passed, (1, 2, 3, 4))
+    n.emit(passed)
+    for k, output in enumerate(n.node.output):
+        if k and output:
+            n.wall([x for x in passed if x.axes != (CHANNEL,)], f"{n.op} gives out statistics")
+            vectors = (lb.vector(x, CHANNEL) for x in passed if x.axes == (CHANNEL,))
+            n.emit([lb.along(v, 0, n.out_shape(k)) for v in vectors], k)
 
 
 def _per_channel(n: NodeTrace, labels: Sequence[Labels], operands: Sequence[int]) -> None:
@@ -136,7 +138,7 @@ def rewrite_rms(s: NodeSurgery) -> None:
     more = prod(shape[axis:]) / max(prod(left[axis:]), 1)
     if more != 1:
         s.set_attr("epsilon", float(np.float32(s.attr("epsilon", 1e-5) * more)))
-        s.then("Mul", np.asarray(more**0.5, s.dtype(s.outputs[0])))
+        scale_result(s, more**0.5)
 
 
 def trace_lrn(n: NodeTrace) -> None:

@@ -55,15 +55,10 @@ def trace_product(n: NodeTrace, form: Form = Form()) -> None:
     Two activations are joined along K; their outer axes pass on (a q·kᵀ map carries one label array per axis).
     """
     constant = [n.is_fixed(i) for i in form.matrix]
-    if all(constant):
-        return
-    if any(len(n.shape(i)) < 2 for i in form.matrix):
-        for i in form.matrix:
-            n.wall(n.labels(i), f"{n.op} with a vector", i)
-        return
-    if any(n.attr(name, 0) for name in ("transBatchA", "transBatchB")):
-        for i in form.matrix:
-            n.wall(n.labels(i), f"{n.op} that transposes a batch axis", i)
+    reason = _not_followed(n, form)
+    if all(constant) or reason:
+        for i in (*form.matrix, *([] if form.bias is None else [form.bias])):
+            n.wall(n.labels(i), reason or f"{n.op} of two constants", i)
         return
     left, right = (_factor(n, form, k) for k in (0, 1))
     if any(constant):
@@ -74,6 +69,14 @@ def trace_product(n: NodeTrace, form: Form = Form()) -> None:
         _cut_scales(n, left, x, columns=False)
         _cut_scales(n, right, x, columns=True)
     n.emit(made if form.bias is None else added(n, form.bias, made))
+
+
+def _not_followed(n: NodeTrace, form: Form) -> str:
+    if any(len(n.shape(i)) < 2 for i in form.matrix):
+        return f"{n.op} with a vector"
+    if any(n.attr(name, 0) for name in ("transBatchA", "transBatchB")):
+        return f"{n.op} that transposes a batch axis"
+    return ""
 
 
 def _factor(n: NodeTrace, form: Form, k: int) -> Factor:

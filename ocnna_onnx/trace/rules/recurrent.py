@@ -16,7 +16,8 @@ def trace_recurrent(n: NodeTrace) -> None:
     """X[sequence, batch, input] W[directions, gates × hidden, input]: consumes the input axis; rows of the batch do not
     know of one another."""
     if n.attr("layout", 0) or not n.is_fixed(1):
-        n.wall(n.labels(0), f"{n.op} with computed weights, or with the batch in front")
+        for i in (0, *STATES):
+            n.wall(n.labels(i), f"{n.op} with computed weights, or with the batch in front", i)
         return
     batch: list[Labels] = []
     for x in n.labels(0):

@@ -13,7 +13,7 @@ from ..context import NodeTrace
 from ..labels import Labels
 from ..types import Option
 from .normalize import over_axes
-from .rule import NodeSurgery, Rule
+from .rule import NodeSurgery, Rule, scale_result
 
 SUMS = frozenset({"ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSum"})
 WITH_ZEROS = {"ReduceMean": 7, "ReduceMax": 7, "ReduceMin": 8}
@@ -23,6 +23,8 @@ OTHERS = ("ReduceProd", "ReduceLogSumExp")
 SAME_VALUES = frozenset("Identity Cast Dropout Reshape Flatten Squeeze Unsqueeze Transpose Expand".split())
 SCALINGS = frozenset({"Mul", "Div"})
 NORM = "a decomposed LayerNormalization"
+CENTRED = {"ReduceMean": NORM, "ReduceSum": NORM, "ReduceMax": "a decomposed Softmax"}
+"""What it is called where the result is subtracted from what was reduced."""
 
 
 def trace_reduce(n: NodeTrace) -> None:
@@ -37,7 +39,7 @@ def trace_reduce(n: NodeTrace) -> None:
         n.emit(n.labels(0))
         return
     if _centres(n):
-        passed = over_axes(n, axes, NORM)
+        passed = over_axes(n, axes, CENTRED[n.op])
     elif n.op in SUMS:
         passed = _consumed(n, axes, n.labels(0))
     elif n.is_float(0) and n.opset >= WITH_ZEROS.get(n.op, n.opset + 1):
@@ -82,9 +84,10 @@ def _grid_consumed(n: NodeTrace, x: Labels, inside: Sequence[int]) -> list[Label
 
 def _centres(n: NodeTrace) -> bool:
     """Whether the (scaled) result is subtracted from what was reduced: then the same channels get values back in which
-    those that went have had their say, as in a fused LayerNormalization, which cannot be silenced in parts."""
+    those that went have had their say, as in a fused LayerNormalization or Softmax; the two spellings of one thing must
+    not come to different values."""
     graph = n.record.graph
-    if n.op not in ("ReduceMean", "ReduceSum"):
+    if n.op not in CENTRED:
         return False
     reduced = _origin(n, n.node.input[0])
     names = [n.node.output[0]]
@@ -115,13 +118,12 @@ def rewrite_reduce(s: NodeSurgery) -> None:
     share = prod(left[a] for a in axes) / max(prod(shape[a] for a in axes), 1)
     if share == 1:
         return
-    dtype = s.dtype(s.outputs[0])
     if s.op == "ReduceMean":
-        s.then("Mul", np.asarray(share, dtype))
+        scale_result(s, share)
     elif s.op == "ReduceMax":
         s.then("Relu")
     elif s.op == "ReduceMin":
-        s.then("Min", np.asarray(0, dtype))
+        s.then("Min", np.asarray(0, s.dtype(s.outputs[0])))
 
 
 def trace_arg(n: NodeTrace) -> None:

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
+import onnx
 
 from ...model.graph import AnyArray
 from ..context import NodeTrace
@@ -61,3 +62,14 @@ class Rule:
     """Inputs whose labels the rule understands (None: all); labels on any other are a wall."""
     source: bool = False
     """Whether the operator makes fresh channels, so that it is traced even when nothing labelled reaches it."""
+
+
+def scale_result(s: NodeSurgery, factor: float) -> None:
+    """Put a multiplication behind a node; in float32 where the node has bfloat16, which rounds the factor."""
+    dtype = s.dtype(s.outputs[0])
+    if dtype.kind == "f":
+        s.then("Mul", np.asarray(factor, dtype))
+        return
+    s.then("Cast", attributes={"to": int(onnx.TensorProto.FLOAT)})
+    s.then("Mul", np.asarray(factor, np.float32))
+    s.then("Cast", attributes={"to": int(onnx.helper.np_dtype_to_tensor_dtype(dtype))})

@@ -24,6 +24,9 @@ def trace_pool(n: NodeTrace) -> None:
 def trace_resize(n: NodeTrace) -> None:
     """Resize and Upsample along axes that carry no labels."""
     before, after = n.shape(0), n.out_shape()
+    if any(n.has(i) and not n.is_static(i) for i in range(1, len(n.node.input))):
+        n.wall(n.labels(0), f"{n.op} to a size that is not known ahead")
+        return
     good: list[Labels] = []
     for x in n.labels(0):
         if all(before[a] == after[a] for a in x.axes):
