@@ -576,6 +576,29 @@ row(
 )
 row(
     78,
+    "a temporal shift",  # one of four stays, so that no slice is emptied
+    {"a": 3},
+    build(
+        """g (float[4,3,8,8] x) => (y)
+        <float[8,3,3,3] wa, float[5,8,1,1] wy, int64[5] five = {2,2,8,6,6}, int64[4] four = {4,8,6,6},
+         int64[1] zero = {0}, int64[1] one = {1}, int64[1] two = {2}, int64[1] half = {4}, int64[1] end = {8},
+         int64[10] late = {0,0,0,0,0,0,1,0,0,0}, int64[10] soon = {0,1,0,0,0,0,0,0,0,0}>
+        { a = Conv(x, wa)
+          r = Reshape(a, five)
+          l = Slice(r, zero, two, two)
+          k = Slice(r, two, half, two)
+          rest = Slice(r, half, end, two)
+          ls = Slice(l, one, two, one)
+          lp = Pad(ls, late)
+          ks = Slice(k, zero, one, one)
+          kp = Pad(ks, soon)
+          j = Concat<axis=2>(lp, kp, rest)
+          f = Reshape(j, four)
+          y = Conv(f, wy) }"""
+    ),
+)
+row(
+    78,
     "frames of a video",
     {"a": 4},
     build(

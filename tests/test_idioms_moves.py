@@ -8,7 +8,7 @@ import test_rules
 import test_rules_more
 from idioms import Held, Idioms, check, label
 from rule_cases import chain, fixed_batch, head
-from support import build
+from support import build, prove_half, removed
 
 IDIOMS = Idioms()
 row, see = IDIOMS.row, IDIOMS.see
@@ -182,6 +182,19 @@ row(
         "t = Gather<axis=1>(a, i) m = ReduceSum<keepdims=0>(t, one)",
         "int64[2,4] i = {0,2,4,6,1,3,5,7}, int64[1] one = {1}",
         into=4,
+    ),
+)
+
+row(
+    38,
+    "windows by indices of rank 2 (unfold)",
+    {"a": 4},
+    head(
+        """p = Pad(a, pads) g = Gather<axis=2>(p, i) h = Gather<axis=4>(g, i) t = Transpose<perm=[0,1,2,4,3,5]>(h)
+        f = Reshape(t, flat) u = Transpose<perm=[0,2,1]>(f) z = MatMul(u, wz)
+        y = ReduceMean<axes=[1], keepdims=0>(z)""",
+        """int64[8] pads = {0,0,1,1,0,0,1,1}, int64[3,4] i = {0,1,2,3,1,2,3,4,2,3,4,5}, int64[3] flat = {0,72,16},
+        float[72,5] wz""",
     ),
 )
 
@@ -601,6 +614,21 @@ row(
     ),
 )
 
+
+def test_zeros_like_channels_with_a_fixed_batch_go_with_what_they_meet() -> None:
+    """Of a fixed batch the zeros are a constant: they are cut as one, and shrink no further by themselves."""
+    model = fixed_batch(
+        "sh = Shape(a) z = ConstantOfShape(sh) d = Concat<axis=1>(a, z) b = Conv<pads=[1,1,1,1]>(x, wb) m = Add(d, b)",
+        "float[16,3,3,3] wb",
+        into=16,
+    )
+    for seed in range(3):
+        result = prove_half(model, seed=seed)
+        kept = next(c.kept for c in result.rewritten.cuts if c.tensor == "wb")
+        assert removed(result) == {"a": 8 - len([k for k in kept if k < 8]), "b": 8}
+
+
+see(48, test_zeros_like_channels_with_a_fixed_batch_go_with_what_they_meet)
 see(49, *(RULES[f"PRelu [{s}]"] for s in ("8,1,1", "1", "1,8,1,1")))
 row(
     49,
@@ -618,6 +646,12 @@ row(
     "one slope behind Unsqueeze",
     {"a": 4},
     chain("u = Unsqueeze(s, hw) m = PRelu(a, u)", "float[8] s, int64[2] hw = {1,2}"),
+)
+row(
+    49,
+    "one slope behind Unsqueeze, the axes behind Identity",
+    {"a": 4},
+    chain("i = Identity(hw) u = Unsqueeze(s, i) m = PRelu(a, u)", "float[8] s, int64[2] hw = {1,2}"),
 )
 row(
     49,

@@ -398,6 +398,32 @@ row(
     ),
 )
 
+row(
+    58,
+    "linear attention, normalized by sums",
+    {"q": 4, "k": 4, "v": 5},
+    tokens(
+        """q = MatMul(x, wq) k = MatMul(x, wk) v = MatMul(x, wv) kr = Relu(k) qr = Relu(q)
+        kt = Transpose<perm=[0,2,1]>(kr) c = MatMul(kt, v) o = MatMul(qr, c) ks = ReduceSum(kr, one) p = Mul(qr, ks)
+        d = ReduceSum(p, two) e = Add(d, eps) n = Div(o, e) y = MatMul(n, wo)""",
+        """float[6,8] wq, float[6,8] wk, float[6,10] wv, float[10,3] wo, int64[1] one = {1}, int64[1] two = {-1},
+        float eps = {0.1}""",
+    ),
+)
+row(
+    58,
+    "linear attention, normalized by a column of ones (EfficientViT)",
+    {"q": 4, "k": 4, "v": 5},
+    tokens(
+        """q = MatMul(x, wq) k = MatMul(x, wk) v = MatMul(x, wv) vp = Pad(v, pads, one) kr = Relu(k) qr = Relu(q)
+        kt = Transpose<perm=[0,2,1]>(kr) c = MatMul(kt, vp) o = MatMul(qr, c) num = Slice(o, zero, minus, last)
+        den = Slice(o, minus, end, last) e = Add(den, eps) n = Div(num, e) y = MatMul(n, wo)""",
+        """float[6,8] wq, float[6,8] wk, float[6,10] wv, float[10,3] wo, int64[6] pads = {0,0,0,0,0,1}, float one = {1},
+        int64[1] zero = {0}, int64[1] minus = {-1}, int64[1] end = {9223372036854775807}, int64[1] last = {-1},
+        float eps = {0.1}""",
+    ),
+)
+
 see(60, *(MORE[f"Einsum, {n}"] for n in ("a dense layer", "pointwise convolution of maps", "q·kᵀ and ·v")))
 see(60, MORE["Einsum of three operands"], test_rules_more.WALLS["Einsum with a fixed activation"])
 row(
