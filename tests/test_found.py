@@ -168,3 +168,26 @@ def test_sizes_that_are_given_for_symbolic_dimensions_are_no_constants(batch: in
     x = np.random.default_rng(0).standard_normal((batch, 3, 8, 8)).astype(np.float32)
     inner = run_model(result.model, {"x": x}, ["k"])["k"]
     assert inner.shape == (batch, 4, 64)
+
+
+def test_a_mean_over_a_map_of_channels_by_channels() -> None:
+    """Two label arrays on one tensor (bilinear pooling): one axis is averaged, the other passes."""
+    model = build(
+        """g (float[N,3,8,8] x) => (float[N,M] y)
+        <float[8,3,1,1] wa, float[6,3,1,1] wb, int64[3] fa = {0,8,64}, int64[3] fb = {0,6,64}, float[6,4] v> {
+          a = Conv(x, wa)  b = Conv(x, wb)  p = Reshape(a, fa)  q = Reshape(b, fb)
+          t = Transpose<perm=[0,2,1]>(q)  m = MatMul(p, t)  r = ReduceMean<axes=[1], keepdims=0>(m)  y = MatMul(r, v) }"""
+    )
+    assert removed(prove_half(model)) == {"a": 4, "b": 3}
+
+
+def test_a_saturated_sigmoid_is_no_wrong_cut() -> None:
+    """Values around 1e-7 beside values of 1: what they differ by is the rounding of the Sigmoid."""
+    model = build(
+        """g (float[N,3,8,8] x) => (float[N,M,H,W] y)
+        <float[8,3,3,3] wa, float[8] ba, float[6,8,3,3] wb, float[5,6,1,1] wc> {
+          a = Conv(x, wa, ba)  b = Conv<pads=[2,2,2,2]>(a, wb)  m = Sigmoid(b)  y = Conv(m, wc) }""",
+        ba=np.full(8, 100.0),
+    )
+    for seed in range(4):
+        prove_half(model, 0.9, seed)

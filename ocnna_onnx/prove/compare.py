@@ -13,7 +13,7 @@ FLOOR = 0.05
 """A slice is measured against its own largest value, but against no less than this share of the whole tensor's:
 below it fp32 rounding of the large values would show."""
 
-FINE_FLOOR = 1e-7
+FINE_FLOOR = 1e-5
 FINE_LIMIT = 1e-2
 """Slices far below FLOOR are compared too (a score beside boxes in pixels), but only a gross difference counts there,
 and only where it is well above the rounding noise of the oracle itself."""

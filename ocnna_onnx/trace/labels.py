@@ -23,9 +23,9 @@ FloatArray = npt.NDArray[np.float64]
 Shape = tuple[int, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Labels:
-    """Unit labels of one tensor.
+    """Unit labels of one tensor. Two of them are the same only where they are one object.
 
     array: int64, one dimension per factor (in the order of `factors`, flattened), each of size 1 or of the factor.
     factors: for each axis of the tensor its factor sizes (all > 1; an empty tuple for an axis of size 1).

@@ -45,7 +45,7 @@ def trace_reduce(n: NodeTrace) -> None:
     elif n.is_float(0) and n.opset >= WITH_ZEROS.get(n.op, n.opset + 1):
         whole = [x for x in n.labels(0) if set(x.axes) <= set(axes)]
         _consumed(n, axes, whole)
-        passed = over_axes(n, axes, n.op, [x for x in n.labels(0) if x not in whole])
+        passed = over_axes(n, axes, n.op, [x for x in n.labels(0) if not set(x.axes) <= set(axes)])
     else:
         passed = over_axes(n, axes, n.op)
     n.emit(_reduced(x, axes, keepdims) for x in passed)
