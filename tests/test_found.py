@@ -176,7 +176,8 @@ def test_a_mean_over_a_map_of_channels_by_channels() -> None:
         """g (float[N,3,8,8] x) => (float[N,M] y)
         <float[8,3,1,1] wa, float[6,3,1,1] wb, int64[3] fa = {0,8,64}, int64[3] fb = {0,6,64}, float[6,4] v> {
           a = Conv(x, wa)  b = Conv(x, wb)  p = Reshape(a, fa)  q = Reshape(b, fb)
-          t = Transpose<perm=[0,2,1]>(q)  m = MatMul(p, t)  r = ReduceMean<axes=[1], keepdims=0>(m)  y = MatMul(r, v) }"""
+          t = Transpose<perm=[0,2,1]>(q)  m = MatMul(p, t)  r = ReduceMean<axes=[1], keepdims=0>(m)
+          y = MatMul(r, v) }"""
     )
     assert removed(prove_half(model)) == {"a": 4, "b": 3}
 
