@@ -9,6 +9,7 @@ from . import (
     contraction,
     einsum,
     elementwise,
+    growing,
     indexed,
     movement,
     normalize,
@@ -16,6 +17,7 @@ from . import (
     quantize,
     recurrent,
     reduce,
+    selecting,
     spatial,
 )
 from .refused import reason_without_rule
@@ -25,6 +27,7 @@ RULES: dict[str, Rule] = {
     **contraction.RULES,
     **einsum.RULES,
     **elementwise.RULES,
+    **growing.RULES,
     **indexed.RULES,
     **movement.RULES,
     **normalize.RULES,
@@ -32,13 +35,14 @@ RULES: dict[str, Rule] = {
     **quantize.RULES,
     **recurrent.RULES,
     **reduce.RULES,
+    **selecting.RULES,
     **spatial.RULES,
 }
 MICROSOFT: dict[str, Rule] = {
     **contraction.MICROSOFT,
     **elementwise.MICROSOFT,
+    **growing.MICROSOFT,
     **indexed.MICROSOFT,
-    **movement.MICROSOFT,
     **normalize.MICROSOFT,
     **product.MICROSOFT,
     **quantize.MICROSOFT,

@@ -10,9 +10,9 @@ from .. import labels as lb
 from ..context import NodeTrace
 from ..labels import Labels
 from .joining import join_operands, meet_fixed
-from .movement import taken
 from .normalize import over_axes
 from .rule import Rule
+from .selecting import taken
 
 
 def outside(n: NodeTrace, labels: Iterable[Labels], axes: Sequence[int], reason: str, i: int = 0) -> list[Labels]:
