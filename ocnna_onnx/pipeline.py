@@ -56,10 +56,18 @@ class Result:
     plan: Plan
     report: dict[str, Any]
     external: bool = False
+    sources: tuple[Path, ...] = ()
 
-    def save(self, path: str | os.PathLike[str]) -> int:
-        """Write the model, whole or not at all; external data as the input had it. Returns the bytes written."""
-        return save(self.model, Path(path), self.external)
+    def save(self, path: str | os.PathLike[str], overwrite: bool = False) -> int:
+        """Write the model, whole or not at all; external data as the input had it. Returns the bytes written.
+
+        Raises UsageError where `path` is the file that was pruned (unless `overwrite`), or holds its weights.
+        """
+        target = Path(path)
+        for k, source in enumerate(self.sources):
+            if target.exists() and source.exists() and target.samefile(source) and (k or not overwrite):
+                raise UsageError(f"{target}: is the model that was pruned, or holds its weights; choose another path")
+        return save(self.model, target, self.external)
 
 
 @dataclass(frozen=True)
@@ -360,7 +368,7 @@ def _carry_out(job: _Job, plan: Plan, keep: BoolArray) -> Result:
     if plan.remove:
         add_stamp(rewritten.model, __version__, job.loaded.sha256, plan.to_json())
     outcome = Outcome(job.loaded, job.trace, job.groups, job.samples, plan, rewritten, proof, agreement, job.timings)
-    return Result(rewritten.model, plan, outcome.to_json(__version__), job.loaded.external)
+    return Result(rewritten.model, plan, outcome.to_json(__version__), job.loaded.external, job.loaded.files)
 
 
 __all__ = ["Result", "apply", "inspect", "proof_feeds", "prune"]

@@ -16,7 +16,21 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from nets import RESNET, TINY, TINY_SHAPES, build, done, images, infer, initializers, snapshot, tiny, weights, written
+from nets import (
+    RESNET,
+    TINY,
+    TINY_SHAPES,
+    build,
+    cli,
+    done,
+    images,
+    infer,
+    initializers,
+    snapshot,
+    tiny,
+    weights,
+    written,
+)
 from onnx import TensorProto, helper, numpy_helper
 
 import ocnna_onnx
@@ -426,3 +440,37 @@ def test_odd_file_names(tmp_path: Path) -> None:
     target = folder / "löschen & more.onnx"
     done("prune", source, target, "--criterion", "l1")
     done("check", source, target)
+
+
+def with_weights_beside(folder: Path) -> Path:
+    """digits_resnet with its weights in `m.data`."""
+    path = folder / "m.onnx"
+    onnx.save_model(onnx.load(RESNET), str(path), save_as_external_data=True, location="m.data", size_threshold=0)
+    return path
+
+
+@pytest.mark.parametrize("option", ["out", "--plan-out", "--report"])
+@pytest.mark.parametrize("read", ["m.data", "samples.npz"])
+def test_what_is_read_is_never_written_over(tmp_path: Path, option: str, read: str) -> None:
+    path = with_weights_beside(tmp_path)
+    np.savez(tmp_path / "samples.npz", input=np.random.default_rng(0).random((4, 1, 16, 16), np.float32))
+    before = snapshot(tmp_path)
+    target = tmp_path / read
+    arguments = [target] if option == "out" else [tmp_path / "out.onnx", option, target]
+    result = cli("prune", path, *arguments, "--data", tmp_path / "samples.npz", "--criterion", "l1")
+    assert result.exit_code == 2
+    assert read in result.stderr
+    assert "choose another target" in result.stderr
+    assert snapshot(tmp_path) == before
+
+
+def test_a_result_is_not_saved_over_its_source_by_accident(tmp_path: Path) -> None:
+    path = with_weights_beside(tmp_path)
+    result = ocnna_onnx.prune(path, criterion="l1", samples=4)
+    for target in (path, tmp_path / "m.data"):
+        with pytest.raises(ocnna_onnx.UsageError, match=target.name):
+            result.save(target)
+    with pytest.raises(ocnna_onnx.UsageError):
+        result.save(tmp_path / "m.data", overwrite=True)
+    result.save(path, overwrite=True)
+    assert ocnna_onnx.inspect(path).params == result.report["after"]["params"]

@@ -192,3 +192,14 @@ def test_a_saturated_sigmoid_is_no_wrong_cut() -> None:
     )
     for seed in range(4):
         prove_half(model, 0.9, seed)
+
+
+def test_a_constant_scaled_by_a_number_of_channels_keeps_its_values() -> None:
+    """The keys are constant, both sides are divided by ⁴√channels: after the cut they still are, by the old number."""
+    model = build(
+        """g (float[N,4,16] x) => (float[N,4,5] y)
+        <float[16,8] wq, float[6,8] keys, float[6,5] v, float[1] one = {1}> {
+          q = MatMul(x, wq)  s = Shape<start=2, end=3>(q)  f = Cast<to=1>(s)  r = Sqrt(f)  d = Sqrt(r)  c = Div(one, d)
+          t = Transpose<perm=[1,0]>(keys)  qs = Mul(q, c)  ks = Mul(t, c)  w = MatMul(qs, ks)  y = MatMul(w, v) }"""
+    )
+    assert removed(prove_half(model)) == {"q": 4, "w": 3}

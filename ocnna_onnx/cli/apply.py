@@ -35,7 +35,7 @@ def apply_command(
     **shared: Any,
 ) -> None:
     """Replay PLAN (a plan.json) on IN: the same bytes in OUT as the prune that made it. Proven like every run."""
-    check_targets(model, out, overwrite, report_out, plan=plan)
+    check_targets(model, out, overwrite, report_out, plan=plan, data=shared["data"])
     from ..pipeline import apply
     from ..plan.plan import read_plan
 

@@ -15,19 +15,32 @@ if TYPE_CHECKING:
 
 
 def check_targets(
-    source: Path, out: Path | None, overwrite: bool, *others: Path | None, plan: Path | None = None
+    source: Path,
+    out: Path | None,
+    overwrite: bool,
+    *others: Path | None,
+    plan: Path | None = None,
+    data: str | None = None,
 ) -> None:
-    """Refuse targets that cannot be written before any work is done. Raises UsageError."""
+    """Refuse targets that cannot be written, or that are read, before any work is done. Raises UsageError."""
+    from ..model.load import external_files
     from ..model.save import check_target
 
     for path in (source, plan):
         if path is not None and not path.exists():
             raise UsageError(f"{path}: no such file")
     named = [p for p in (out, *others) if p is not None]
+    read = {"is the plan": [plan], "is the data": [Path(data) if data else None]}
+    read["holds weights of IN"] = [source.parent / name for name in external_files(source)]
     for k, path in enumerate(named):
-        check_target(path, source, overwrite and path is out)
-        if plan is not None and path.exists() and path.samefile(plan):
-            raise UsageError(f"{path}: is the plan; choose another target")
+        if path is out:
+            check_target(path, source, overwrite)
+        else:
+            check_target(path, None, False, "target")
+            read["is IN"] = [source]
+        for what, files in read.items():
+            if any(f is not None and f.exists() and path.exists() and path.samefile(f) for f in files):
+                raise UsageError(f"{path}: {what}; choose another target")
         if any(path.resolve() == other.resolve() for other in named[:k]):
             raise UsageError(f"{path}: named twice as a target")
 
@@ -58,7 +71,7 @@ def deliver(
         if not quiet:
             click.echo(f"note: {warning}", err=True)
     if out is not None:
-        report["after"]["bytes"] = result.save(out)
+        report["after"]["bytes"] = result.save(out, overwrite=True)
     write_json(plan_out, result.plan.to_json())
     write_json(report_out, report)
     if as_json:

@@ -77,7 +77,7 @@ def prune_command(
     """
     if out is None and not dry_run:
         raise UsageError("OUT is missing: ocnna-onnx prune IN OUT (or --dry-run)")
-    check_targets(model, None if dry_run else out, overwrite, plan_out, report_out)
+    check_targets(model, None if dry_run else out, overwrite, plan_out, report_out, data=shared["data"])
     from ..pipeline import prune
 
     with progress_bar(quiet) as progress:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,8 @@ class LoadedModel:
 
     proto: with all weights, but for those in `weights`: large external ones, mapped from their files.
     sha256: of the file's bytes (external data files follow in the order of their names), or of the serialized proto.
-    external: whether weights came from files beside the model, so that the output is written the same way.
+    external: whether weights came from files beside the model, so that the output is written the same way. files: where
+    it was read from, which nothing of ours may write over.
     """
 
     proto: onnx.ModelProto
@@ -35,6 +36,7 @@ class LoadedModel:
     name: str
     external: bool
     bytes: int
+    files: tuple[Path, ...] = ()
 
     @property
     def model(self) -> Light:
@@ -70,7 +72,8 @@ def _from_path(path: Path) -> LoadedModel:
         data = path.read_bytes()
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
-    return _finish(_parse(data, str(path)), data, path.parent, path.name)
+    loaded = _finish(_parse(data, str(path)), data, path.parent, path.name)
+    return replace(loaded, files=(path, *loaded.files))
 
 
 def _parse(data: bytes, what: str) -> onnx.ModelProto:
@@ -115,7 +118,8 @@ def _finish(proto: onnx.ModelProto, data: bytes | None, folder: Path | None, nam
                 del tensor.external_data[:]
     except Exception as error:
         raise ModelError(f"{name}: cannot read its external weights ({error})") from error
-    return LoadedModel(proto, weights, digest.hexdigest(), name, bool(files), size)
+    beside = tuple(folder / file for file in files) if folder is not None else ()
+    return LoadedModel(proto, weights, digest.hexdigest(), name, bool(files), size, beside)
 
 
 def _mapped(tensor: onnx.TensorProto, folder: Path) -> AnyArray:

@@ -28,19 +28,19 @@ INLINE_BYTES = 1024
 """Tensors up to this size stay in the model file: onnxruntime refuses shape-like constants in external data."""
 
 
-def check_target(path: Path, source: Path | None, overwrite: bool) -> None:
+def check_target(path: Path, source: Path | None, overwrite: bool, what: str = "OUT") -> None:
     """Refuse a target that cannot be written before any work is done. Raises UsageError."""
     folder = path.parent
     if not folder.is_dir():
-        raise UsageError(f"{folder}: no such folder; make it first or choose another OUT")
+        raise UsageError(f"{folder}: no such folder; make it first or choose another {what}")
     if path.is_dir():
-        raise UsageError(f"{path}: is a folder; give a file name for OUT")
+        raise UsageError(f"{path}: is a folder; give a file name for {what}")
     if path.exists() and not path.is_file():
-        raise UsageError(f"{path}: is no regular file; choose another OUT")
+        raise UsageError(f"{path}: is no regular file; choose another {what}")
     if source is not None and path.exists() and path.samefile(source) and not overwrite:
         raise UsageError(f"{path}: IN and OUT are the same file; pass --overwrite to replace it")
     if not os.access(folder, os.W_OK):
-        raise UsageError(f"{folder}: the folder is read-only; choose another OUT")
+        raise UsageError(f"{folder}: the folder is read-only; choose another {what}")
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:

@@ -9,6 +9,7 @@ from math import prod
 import numpy as np
 import onnx
 
+from ..errors import ProofFailed
 from ..model.graph import attribute, is_evaluated
 from ..trace.labels import BoolArray, Shape
 from ..trace.rules.elementwise import NARY, UNARY
@@ -30,9 +31,27 @@ def can_push_back(editor: Editor, name: str, axes: Kept) -> bool:
     index = trace.graph.producer[name]
     node = trace.graph.nodes[index]
     demands = _demands(editor, index, axes) if len(node.output) == 1 else None
-    if demands is None:
+    if demands is None or any(_is_live(editor, node.input[k]) for k in demands):
         return False
     return all(can_push_back(editor, node.input[k], own) for k, own in demands.items() if _some_goes(own))
+
+
+def _is_live(editor: Editor, name: str) -> bool:
+    """Whether a number is computed from sizes that are not the same in every run."""
+    constants = editor.kept.trace.constants
+    return constants.reads_shapes(name) and name not in constants.fixed
+
+
+def _frozen(editor: Editor, index: int, k: int) -> str:
+    """A stored copy of an operand that is computed from shapes: it must not follow the cut."""
+    name = editor.kept.trace.graph.nodes[index].input[k]
+    value = editor.kept.trace.constants.value(name)
+    if value is None:
+        raise ProofFailed(f"the constant '{name}' cannot be evaluated", name)
+    stored = editor.fresh_name(f"{name}_before")
+    editor.put_initializer(stored, value)
+    editor.note(index, f"input {k}, computed from a shape, keeps its value", None, value.tolist(), stored)
+    return stored
 
 
 def push_back(editor: Editor, name: str, axes: Kept, leaf: Leaf, before: int, in_place: bool) -> str:
@@ -48,6 +67,8 @@ def push_back(editor: Editor, name: str, axes: Kept, leaf: Leaf, before: int, in
     for k, own in (_demands(editor, index, axes) or {}).items():
         source = node.input[k]
         if not _some_goes(own):
+            if trace.constants.reads_shapes(source):
+                inputs[k] = _frozen(editor, index, k)
             continue
         alone = in_place and editor.readers.get(source) == 1
         if is_computed(editor, source):

@@ -35,7 +35,7 @@ def freeze_values(editor: Editor) -> None:
         before, after = trace.constants.value(name), editor.adapted.value(name)
         if before is None or after is None:
             continue
-        if before.shape != after.shape and ((i, k) in cut or not _is_joined(trace.graph.nodes[i], before, after)):
+        if (i, k) in cut or (before.shape != after.shape and not _is_joined(trace.graph.nodes[i], before, after)):
             continue  # cut, or made to the shape of a tensor (zeros like it) and meant to follow
         if np.array_equal(before, after) and independent(trace.graph, {name}, sizes):
             continue  # else they are equal at the probe only
