@@ -157,6 +157,9 @@ def prune(
     ProofFailed (the proof refused the result).
     """
     _check_options(criterion, ratio, percentile, min_channels)
+    for option, patterns in (("exclude", exclude), ("exclude_op", exclude_op)):
+        if not isinstance(patterns, Sequence) or any(not isinstance(p, str) for p in patterns):
+            raise UsageError(f"{option} {patterns!r} is no list of names")
     settings = settings_of(
         data, samples, seed, input_shapes, base_folder, providers, threads, rtol, strict_inputs, progress
     )
@@ -205,6 +208,8 @@ def apply(
 
     strict_inputs: as for `prune`; so it is, too, where the plan was made that way.
     """
+    if not isinstance(plan, Plan):
+        raise UsageError(f"expected a Plan (Result.plan, or the plan of plan.json), got {type(plan).__name__}")
     strict = strict_inputs or is_strict(plan)
     settings = settings_of(data, samples, seed, input_shapes, base_folder, providers, threads, rtol, strict, progress)
     job = _open(model, settings)
@@ -247,6 +252,11 @@ def settings_of(
     progress: Progress = lambda stage, done, total: None,
 ) -> Settings:
     """The settings, once they are seen to be in range. Raises UsageError."""
+    for name, number in (("samples", samples), ("seed", seed), ("threads", threads)):
+        if number is not None and not isinstance(number, int):
+            raise UsageError(f"{name} {number!r} is no whole number")
+    if input_shapes is not None and not isinstance(input_shapes, Mapping):
+        raise UsageError(f"input_shapes {input_shapes!r} is no mapping of input names to shapes")
     if samples is not None and samples < 1:
         raise UsageError(f"samples {samples} is out of range: at least 1")
     if seed < 0:

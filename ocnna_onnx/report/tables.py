@@ -56,12 +56,17 @@ def print_result(report: dict[str, Any], out: str | None, verbose: int) -> None:
             "note: nothing was removed (the request rounds to nothing, or all is excluded); the file is unchanged",
             markup=False,
         )
-    console.print(
-        f"proof passed: {proof['compared']} tensors equal the masked original, largest relative error "
-        f"{proof['max_relative_error']:.2g} (limit {proof['tolerance']:g})",
-        markup=False,
-    )
+    if obtained["removed"]:
+        error = f"largest relative error {proof['max_relative_error']:.2g} (limit {proof['tolerance']:g})"
+        text = f"proof passed: {_count(proof['compared'], 'tensor')} equal to the masked original, {error}"
+        console.print(text, markup=False)
+    else:
+        console.print("nothing to prove", markup=False)
     console.print(f"written: {out}" if out else "dry run: nothing was written", markup=False)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" + ("" if number == 1 else "s")
 
 
 def _agreement(kind: str, value: float) -> str:
@@ -104,15 +109,15 @@ def print_check(found: CheckResult) -> None:
     """The verdict of `check`."""
     console = _console()
     proof = found.proof
-    console.print(
-        f"proof passed: {proof.compared} tensors equal the masked original, largest relative error "
-        f"{proof.max_relative_error:.2g} (limit {proof.tolerance:g})",
-        markup=False,
-    )
-    if found.changed:
+    error = f"largest relative error {proof.max_relative_error:.2g} (limit {proof.tolerance:g})"
+    tensors = _count(proof.compared, "tensor")
+    if not found.changed:
+        console.print(f"proof passed: {tensors} equal to the masked original, {error}", markup=False)
+    else:
         console.print(
-            f"{len(found.changed)} weights differ from the surgery's (a repair or training changed them): "
-            f"{_names(found.changed)}; the proof covers structure and shapes",
+            f"structure and shapes are proven (the surgery itself, with {tensors} compared: {error}); "
+            f"{_count(len(found.changed), 'weight')} of the file hold other values, about which the proof says "
+            f"nothing: {_names(found.changed)} (a repair or training may have changed them)",
             markup=False,
         )
     if found.steps > 1:

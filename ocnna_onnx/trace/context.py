@@ -119,6 +119,11 @@ class NodeTrace:
         for x in labels:
             self.wall_units(x.array, reason, tensor)
 
+    def refuse(self, reason: str) -> None:
+        """A wall without units: channels that this node makes and that are not even followed."""
+        output = next(filter(None, self.node.output), "")
+        self.record.walls.append(Wall(self.index, output, reason, np.zeros(0, np.int64)))
+
     def wall_units(self, units: IntArray, reason: str, tensor: str) -> None:
         found = np.unique(units)
         found = found[found > 0]

@@ -21,7 +21,7 @@ from .coupling import couple
 from .labels import compact
 from .rules import reason_without_rule, rule_for
 from .shared import tie_shared_weights
-from .types import Choice, Trace, Wall
+from .types import Choice, Trace
 
 DEFECT = "a defect of ocnna-onnx"
 FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
@@ -89,9 +89,9 @@ def _visit(record: Record, index: int, unfolded: Unfolded) -> None:
     if hidden:
         why = unfolded.refusal(node)
         text = f"the body of {node.op_type} is not entered: {hidden} layers in it stay as they are"
-        _refuse(record, index, f"{text} ({why})" if why else text)
+        n.refuse(f"{text} ({why})" if why else text)
     elif unfolded.refusal(node):
-        _refuse(record, index, f"{node.op_type} is not entered: {unfolded.refusal(node)}")
+        n.refuse(f"{node.op_type} is not entered: {unfolded.refusal(node)}")
     outer = [name for name in captured(node) if name in record.labels]
     for name in outer:
         for x in record.labels[name]:
@@ -103,7 +103,7 @@ def _visit(record: Record, index: int, unfolded: Unfolded) -> None:
             why = unfolded.refusal(node)
             _wall_all(n, reason_without_rule(node) + (f": {why}" if why else ""))
         elif _has_weights(n):
-            _refuse(record, index, reason_without_rule(node))
+            n.refuse(reason_without_rule(node))
         return
     if not labelled and not rule.source:
         return
@@ -116,7 +116,7 @@ def _visit(record: Record, index: int, unfolded: Unfolded) -> None:
         reason = f"'{unknown[0]}' is stored sparse" if sparse else f"the shape of '{unknown[0]}' is not known"
         _wall_all(n, reason)
         if rule.source:
-            _refuse(record, index, reason)
+            n.refuse(reason)
         return
     if rule.inputs is not None:
         for i in set(range(len(node.input))) - set(rule.inputs):
@@ -168,13 +168,7 @@ def _name_overridden(record: Record) -> None:
         _wall_shapes_behind(record, read, reason)
         rule, made = rule_for(node), all(o in origins for o in node.output if o)
         if rule is not None and rule.source and not made:
-            _refuse(record, i, reason)
-
-
-def _refuse(record: Record, index: int, reason: str) -> None:
-    """A wall without units: layers that were not even read."""
-    output = next(filter(None, record.graph.nodes[index].output), "")
-    record.walls.append(Wall(index, output, reason, np.zeros(0, np.int64)))
+            NodeTrace(record, i, record.graph.nodes[i]).refuse(reason)
 
 
 def _layers_inside(node: onnx.NodeProto) -> int:

@@ -15,6 +15,7 @@ LENGTHS, STATES = 4, (5, 6)
 def trace_recurrent(n: NodeTrace) -> None:
     """X[sequence, batch, input] W[directions, gates × hidden, input]: consumes the input axis; rows of the batch do not
     know of one another."""
+    n.refuse(f"the hidden units of {n.op} stay as they are")
     if n.attr("layout", 0) or not n.is_fixed(1):
         for i in (0, *STATES):
             n.wall(n.labels(i), f"{n.op} with computed weights, or with the batch in front", i)
@@ -56,4 +57,4 @@ def _rows(n: NodeTrace, x: Labels) -> None:
             n.emit([lb.placed(x, source, n.out_shape(k))], k)
 
 
-RULES = dict.fromkeys(("LSTM", "GRU", "RNN"), Rule(trace_recurrent, inputs=(0, *STATES)))
+RULES = dict.fromkeys(("LSTM", "GRU", "RNN"), Rule(trace_recurrent, inputs=(0, *STATES), source=True))
