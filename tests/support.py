@@ -143,7 +143,7 @@ def prove_half(model: onnx.ModelProto, share: float = 0.5, seed: int = 0) -> Pro
         rewritten.kept, rewritten.model, find_groups(trace), random_feeds(trace.graph, trace.shapes, seed), RUNTIME
     )
     assert proof.passed, proof.reason
-    redo_cuts(trace.graph.proto, rewritten.model, [c.to_json() for c in rewritten.cuts], rewritten.rewrites)
+    redo_cuts(trace.graph.model.whole(), rewritten.model, [c.to_json() for c in rewritten.cuts], rewritten.rewrites)
     assert_shapes(rewritten, first_feed(trace, seed))
     assert_equals_zeroed(trace, rewritten, seed)
     if not removed(Proven(trace, rewritten, proof)):
