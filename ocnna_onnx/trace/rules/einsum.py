@@ -6,7 +6,7 @@ from ...model.einsum import Term, read_equation
 from .. import labels as lb
 from ..context import NodeTrace
 from ..labels import Labels
-from .joining import meet_fixed
+from .joining import join_labels, meet_fixed
 from .rule import Rule
 
 REASON = "Einsum with an activation that is fixed along a labelled letter"
@@ -29,7 +29,7 @@ def trace_einsum(n: NodeTrace) -> None:
     for i, arrays in own.items():
         if any(set(x.axes) & set(summed) for x in arrays):
             n.mask(i)
-    kept = _met(n, own)
+    kept = join_labels(n, own, REASON)
     if not all(n.is_fixed(i) for i in operands):
         kept.extend(_fresh(n, terms, result, sizes))
     for x in kept:
@@ -57,20 +57,6 @@ def _spread(x: Labels, term: Term, sizes: dict[str, int]) -> Labels:
     """Labels of an operand as labels of the product before it is summed, with one axis per letter."""
     source = [term.index(letter) if letter in term else None for letter in sizes]
     return lb.placed(x, source, tuple(sizes.values()))
-
-
-def _met(n: NodeTrace, own: dict[int, list[Labels]]) -> list[Labels]:
-    kept: list[Labels] = []
-    for i, arrays in own.items():
-        for x in arrays:
-            partners = [y for y in kept if set(y.axes) & set(x.axes)]
-            for y in partners:
-                n.join(x, y, REASON, i)
-            if not partners:
-                kept.append(x)
-            elif set(x.axes) > set(partners[0].axes):
-                kept[kept.index(partners[0])] = x
-    return kept
 
 
 def _fresh(n: NodeTrace, terms: tuple[Term, ...], result: Term, sizes: dict[str, int]) -> list[Labels]:

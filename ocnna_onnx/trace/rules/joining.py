@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from .. import labels as lb
 from ..context import NodeTrace
@@ -14,8 +14,18 @@ CHANNEL = 1
 def join_operands(n: NodeTrace, operands: Iterable[tuple[int, Sequence[Labels]]], reason: str) -> list[Labels]:
     """Operands whose positions coincide in the output: labelled ones go together, constants are cut with them, and
     a fixed activation at a labelled position is a wall. operands: (input, its labels in the output's shape)."""
-    kept: list[Labels] = []
     own: dict[int, Sequence[Labels]] = dict(operands)
+    kept = join_labels(n, own, reason)
+    for x in kept:
+        for i in own:
+            meet(n, i, own[i], x, reason)
+    return kept
+
+
+def join_labels(n: NodeTrace, own: Mapping[int, Sequence[Labels]], reason: str) -> list[Labels]:
+    """Labels of several operands over one shape: those that share an axis go together, and the widest stands for them.
+    own: input -> its labels."""
+    kept: list[Labels] = []
     for i, arrays in own.items():
         for x in arrays:
             partners = [y for y in kept if set(y.axes) & set(x.axes)]
@@ -25,9 +35,6 @@ def join_operands(n: NodeTrace, operands: Iterable[tuple[int, Sequence[Labels]]]
                 kept.append(x)
             elif set(x.axes) > set(partners[0].axes):
                 kept[kept.index(partners[0])] = x
-    for x in kept:
-        for i in own:
-            meet(n, i, own[i], x, reason)
     return kept
 
 
