@@ -14,6 +14,9 @@ __version__ = "0.1.0"
 
 _PUBLIC = {  # name -> module; loaded when first used, so that importing the package stays cheap
     "prune": "pipeline",
+    "score": "scoring",
+    "Scores": "criteria.scores",
+    "read_scores": "criteria.scores",
     "inspect": "pipeline",
     "apply": "pipeline",
     "check": "verify",
@@ -33,11 +36,13 @@ _PUBLIC = {  # name -> module; loaded when first used, so that importing the pac
 }
 
 if TYPE_CHECKING:
+    from .criteria.scores import Scores, read_scores
     from .errors import DataError, ModelError, NothingFree, OcnnaError, ProofFailed, ShapeNeeded, UsageError
     from .pipeline import Result, apply, inspect, prune
     from .plan.plan import Plan, read_plan
     from .report.inspection import Inspection
     from .report.why import Why
+    from .scoring import score
     from .verify import CheckResult, check
 
 __all__ = [
@@ -50,6 +55,7 @@ __all__ = [
     "Plan",
     "ProofFailed",
     "Result",
+    "Scores",
     "ShapeNeeded",
     "UsageError",
     "Why",
@@ -59,6 +65,8 @@ __all__ = [
     "inspect",
     "prune",
     "read_plan",
+    "read_scores",
+    "score",
 ]
 
 

@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 
 from . import __version__
-from .calibrate.stream import batch_size, per_image
-from .criteria.table import CRITERIA, OutputCriterion, RandomCriterion, WeightCriterion
-from .data.open import open_data
+from .calibrate.stream import batch_size
+from .criteria.scores import Scores
+from .criteria.table import parsed
 from .data.samples import Samples, probe_shapes, probe_values
 from .errors import DataError, NothingFree, ProofFailed, UsageError
-from .model.graph import Graph
-from .model.load import LoadedModel, load
-from .model.probes import Shape
+from .model.load import load
 from .model.save import save
-from .model.session import Runtime, check_providers, open_session
 from .model.stamp import add_stamp
+from .opened import Opened, open_model
+from .plan.normalize import NORMALIZATIONS
 from .plan.plan import Plan, planned, removed_channels
 from .plan.select import Cut, FloatArray, class_scores, excluded, select
 from .prove.inputs import Feed, random_feeds, sample_feed
@@ -33,19 +32,23 @@ from .report.evaluate import evaluate
 from .report.inspection import Inspection, inspection, wall_infos
 from .report.outcome import Outcome
 from .rewrite.rewrite import rewrite
+from .scoring import given_scores, prunable, scores_of
+from .settings import samples_for, settings_of
 from .trace.coupling import pair
-from .trace.groups import Group, find_groups
+from .trace.groups import find_groups
 from .trace.labels import BoolArray, IntArray
 from .trace.tracer import trace as trace_model
 from .trace.types import Trace
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from .settings import Common
 
 DEFAULT_RATIO = 0.3
 
 STRICT = "strict_inputs"
 """The plan's option that says that overridable inputs stay as they are."""
-
-Progress = Callable[[str, int, int], None]
-"""Called with a stage's name, how much of it is done, and how much there is."""
 
 
 @dataclass(frozen=True)
@@ -70,149 +73,96 @@ class Result:
         return save(self.model, target, self.external)
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What the public functions have in common: the samples, the probe, how to run, what may be cut."""
-
-    data: Any
-    samples: int | None
-    seed: int
-    input_shapes: Mapping[str, Shape]
-    base_folder: str | os.PathLike[str] | None
-    runtime: Runtime
-    rtol: float | None = None
-    strict_inputs: bool = False
-    progress: Progress = lambda stage, done, total: None
-
-
-@dataclass(frozen=True)
-class _Job:
-    """One model on its way: what was loaded, its trace and groups, and how to run it."""
-
-    settings: Settings
-    loaded: LoadedModel
-    trace: Trace
-    groups: tuple[Group, ...]
-    samples: Samples
-    timings: dict[str, float]
-
-
-def inspect(
-    model: Any,
-    *,
-    data: Any = None,
-    input_shapes: Mapping[str, Shape] | None = None,
-    strict_inputs: bool = False,
-    base_folder: str | os.PathLike[str] | None = None,
-    providers: Sequence[str] = ("CPUExecutionProvider",),
-    threads: int = 0,
-) -> Inspection:
+def inspect(model: Any, **common: Unpack[Common]) -> Inspection:
     """Layers, coupled groups and walls of a model, and (by its `why`) an answer for one tensor or node. Nothing is
     changed.
 
-    model: a path, bytes, a ModelProto or an object with `.model_proto`. data: as for `prune`; needed only where shapes
-    can be found by running the model alone, and it does not run on zeros. input_shapes: probe shapes for symbolic
-    dimensions. strict_inputs: as for `prune`. Raises ModelError, UsageError, ShapeNeeded, DataError.
+    model: a path, bytes, a ModelProto or an object with `.model_proto`. common: see `ocnna_onnx.settings.Common`; data
+    is needed only where shapes can be found by running the model alone, and it does not run on zeros. Raises
+    ModelError, UsageError, ShapeNeeded, DataError.
     """
-    settings = settings_of(data, None, 0, input_shapes, base_folder, providers, threads, strict_inputs=strict_inputs)
-    loaded = load(model, base_folder)
+    settings = settings_of(**common)
+    loaded = load(model, settings.base_folder)
     given, values = settings.input_shapes, {}
-    if data is not None:
+    if settings.data is not None:
         samples = samples_for(loaded, settings)
         given, values = probe_shapes(samples, given), probe_values(samples)
-    return inspection(trace_model(loaded.model, given, settings.runtime, values, strict_inputs), loaded.name)
+    return inspection(trace_model(loaded.model, given, settings.runtime, values, settings.strict_inputs), loaded.name)
 
 
 def prune(
     model: Any,
     *,
-    data: Any = None,
     criterion: str = "ocnna",
     ratio: float | None = None,
     percentile: float | None = None,
     exclude: Sequence[str] = (),
     exclude_op: Sequence[str] = (),
     min_channels: int = 1,
-    samples: int | None = None,
-    seed: int = 0,
-    input_shapes: Mapping[str, Shape] | None = None,
-    providers: Sequence[str] = ("CPUExecutionProvider",),
-    threads: int = 0,
-    rtol: float | None = None,
-    strict_inputs: bool = False,
-    base_folder: str | os.PathLike[str] | None = None,
-    progress: Progress = lambda stage, done, total: None,
+    normalize: str = "mean",
+    scores: Scores | str | os.PathLike[str] | None = None,
+    **common: Unpack[Common],
 ) -> Result:
     """A smaller model that computes exactly what `model` computes with the removed channels silenced.
 
-    model: a path, bytes, a ModelProto or an object with `.model_proto`; never modified. data: `digits`, an .npz or
-    .npy path, an array [n, …], a dict of arrays by input name (labels in `y` or `labels`), or None for crops of two
-    photographs. ratio: removes floor(ratio · units) of every group (default 0.3). percentile: OCNNA as published, all
-    units at or below that percentile of their group's scores. exclude: globs (or `re:` expressions) of node names.
-    min_channels: units that every group keeps. samples: how many to calibrate with. rtol: the proof's tolerance.
-    strict_inputs: weights that are graph inputs too, so that the caller may feed others (IR version 4 on), are walls;
-    else they are cut together with the input's shape.
+    model: a path, bytes, a ModelProto or an object with `.model_proto`; never modified. criterion: how filters are
+    scored (`ocnna`, `ocnna:variance=1`, `l2`, …: `ocnna_onnx.criteria.table`). ratio: removes floor(ratio · units) of
+    every group (default 0.3). percentile: OCNNA as published, all units at or below that percentile of their group's
+    scores. exclude: globs (or `re:` expressions) of node names. min_channels: units that every group keeps. normalize:
+    what makes the layers of a group comparable: `mean` (divide by it), `rank`, `lamp`. scores: start from these (of
+    `score`, or a scores.json) instead. common: samples, seed, runtime: see `ocnna_onnx.settings.Common`.
 
     Raises UsageError (options), ModelError (the model), DataError (the data), NothingFree (no unit can go),
     ProofFailed (the proof refused the result).
     """
-    _check_options(criterion, ratio, percentile, min_channels)
+    parsed(criterion)
+    _check_cut(ratio, percentile, min_channels)
     for option, patterns in (("exclude", exclude), ("exclude_op", exclude_op)):
         if not isinstance(patterns, Sequence) or any(not isinstance(p, str) for p in patterns):
             raise UsageError(f"{option} {patterns!r} is no list of names")
-    settings = settings_of(
-        data, samples, seed, input_shapes, base_folder, providers, threads, rtol, strict_inputs, progress
-    )
-    job = _open(model, settings)
+    if normalize not in NORMALIZATIONS:
+        raise UsageError(f"unknown normalization '{normalize}'; choose one of {', '.join(NORMALIZATIONS)}")
+    given = None if scores is None else given_scores(scores)
+    job = open_model(model, settings_of(**common))
     if not any(len(g.free) for g in job.groups):
         rows = tuple((w.node, w.op, w.tensor, w.reason) for w in wall_infos(job.trace, job.groups))
         raise NothingFree(_nothing_free(rows, len(job.groups)), rows)
     if ratio is None and percentile is None:
         ratio = DEFAULT_RATIO
     started = time.perf_counter()
-    scores = _scores(job, criterion, seed)
+    known = given or scores_of(job, criterion, prunable(job.trace))
+    values = known.by_source(job.trace)
     job.timings["score"] = time.perf_counter() - started
     exclude = (exclude,) if isinstance(exclude, str) else exclude
     exclude_op = (exclude_op,) if isinstance(exclude_op, str) else exclude_op
-    barred = excluded(job.trace, exclude, exclude_op)
-    job = _paired(job, scores, barred)
-    score, barred = class_scores(job.trace.unit_class, job.trace.sources, scores), job.trace.unit_class[barred]
+    barred = np.union1d(excluded(job.trace, exclude, exclude_op), _unscored(job.trace, values))
+    job = _paired(job, values, barred, normalize)
+    score = class_scores(job.trace.unit_class, job.trace.sources, values, normalize)
+    barred = job.trace.unit_class[barred]
     classes = select(job.trace, job.groups, score, Cut(ratio, percentile, min_channels), barred)
     keep = job.trace.keep_units(classes)
     options: dict[str, Any] = {"min_channels": min_channels, "samples": job.samples.count}
     options.update({"ratio": ratio} if percentile is None else {"percentile": percentile})
+    options.update({"criterion": dict(known.options)} if known.options else {})
+    options.update({"normalize": normalize} if normalize != "mean" else {})
     if exclude or exclude_op:
         options["exclude"] = [*exclude, *(f"op:{op}" for op in exclude_op)]
-    if strict_inputs:
+    if job.settings.strict_inputs:
         options[STRICT] = True
-    plan = Plan(job.loaded.sha256, job.loaded.name, criterion, options, seed, removed_channels(job.trace, keep))
+    removed = removed_channels(job.trace, keep)
+    plan = Plan(job.loaded.sha256, job.loaded.name, known.criterion, options, job.settings.seed, removed)
     return _carry_out(job, plan, keep)
 
 
-def apply(
-    plan: Plan,
-    model: Any,
-    *,
-    data: Any = None,
-    samples: int | None = None,
-    seed: int = 0,
-    input_shapes: Mapping[str, Shape] | None = None,
-    providers: Sequence[str] = ("CPUExecutionProvider",),
-    threads: int = 0,
-    rtol: float | None = None,
-    strict_inputs: bool = False,
-    base_folder: str | os.PathLike[str] | None = None,
-    progress: Progress = lambda stage, done, total: None,
-) -> Result:
+def apply(plan: Plan, model: Any, **common: Unpack[Common]) -> Result:
     """Replay a plan: the same bytes as the prune that made it. Raises DataError where it is not this model's plan.
 
-    strict_inputs: as for `prune`; so it is, too, where the plan was made that way.
+    common: see `ocnna_onnx.settings.Common`; strict_inputs holds, too, where the plan was made that way.
     """
     if not isinstance(plan, Plan):
         raise UsageError(f"expected a Plan (Result.plan, or the plan of plan.json), got {type(plan).__name__}")
-    strict = strict_inputs or is_strict(plan)
-    settings = settings_of(data, samples, seed, input_shapes, base_folder, providers, threads, rtol, strict, progress)
-    job = _open(model, settings)
+    settings = settings_of(**common)
+    job = open_model(model, replace(settings, strict_inputs=settings.strict_inputs or is_strict(plan)))
     if plan.sha256 != job.loaded.sha256:
         raise DataError(
             f"the plan belongs to another model ('{plan.name}', sha256 {plan.sha256[:12]}…; "
@@ -223,9 +173,7 @@ def apply(
     return _carry_out(job, plan, paired.keep_units(classes))
 
 
-def _check_options(criterion: str, ratio: float | None, percentile: float | None, min_channels: int) -> None:
-    if criterion not in CRITERIA:
-        raise UsageError(f"unknown criterion '{criterion}'; choose one of {', '.join(CRITERIA)}")
+def _check_cut(ratio: float | None, percentile: float | None, min_channels: int) -> None:
     if ratio is not None and percentile is not None:
         raise UsageError("give either a ratio or a percentile, not both")
     for name, number in (("ratio", ratio), ("percentile", percentile)):
@@ -239,62 +187,9 @@ def _check_options(criterion: str, ratio: float | None, percentile: float | None
         raise UsageError(f"min_channels {min_channels} is out of range: at least 1")
 
 
-def settings_of(
-    data: Any,
-    samples: int | None,
-    seed: int,
-    input_shapes: Mapping[str, Shape] | None,
-    base_folder: str | os.PathLike[str] | None,
-    providers: Sequence[str],
-    threads: int,
-    rtol: float | None = None,
-    strict_inputs: bool = False,
-    progress: Progress = lambda stage, done, total: None,
-) -> Settings:
-    """The settings, once they are seen to be in range. Raises UsageError."""
-    for name, number in (("samples", samples), ("seed", seed), ("threads", threads)):
-        if number is not None and not isinstance(number, int):
-            raise UsageError(f"{name} {number!r} is no whole number")
-    if input_shapes is not None and not isinstance(input_shapes, Mapping):
-        raise UsageError(f"input_shapes {input_shapes!r} is no mapping of input names to shapes")
-    if samples is not None and samples < 1:
-        raise UsageError(f"samples {samples} is out of range: at least 1")
-    if seed < 0:
-        raise UsageError(f"seed {seed} is out of range: at least 0")
-    if threads < 0:
-        raise UsageError(f"threads {threads} is out of range: at least 0 (0: onnxruntime's choice)")
-    if rtol is not None and not 0 < rtol < 1:
-        raise UsageError(f"rtol {rtol:g} is out of range: 0 < rtol < 1")
-    names = (providers,) if isinstance(providers, str) else tuple(providers)
-    check_providers(names)
-    shapes, runtime = dict(input_shapes or {}), Runtime(names, threads)
-    return Settings(data, samples, seed, shapes, base_folder, runtime, rtol, strict_inputs, progress)
-
-
 def is_strict(plan: Plan) -> bool:
     """Whether the plan was made with `strict_inputs`."""
     return bool(plan.options.get(STRICT))
-
-
-def samples_for(loaded: LoadedModel, settings: Settings) -> Samples:
-    """The samples to run this model on."""
-    return open_data(settings.data, Graph(loaded.proto), settings.input_shapes, settings.samples, settings.seed)
-
-
-def _open(model: Any, settings: Settings) -> _Job:
-    """Load the model, see that onnxruntime opens it, open the data, trace at the data's shapes."""
-    timings: dict[str, float] = {}
-    started = time.perf_counter()
-    loaded = load(model, settings.base_folder)
-    with open_session(loaded.model, settings.runtime):
-        pass
-    timings["load"] = time.perf_counter() - started
-    samples = samples_for(loaded, settings)
-    started = time.perf_counter()
-    given, values = probe_shapes(samples, settings.input_shapes), probe_values(samples)
-    traced = trace_model(loaded.model, given, settings.runtime, values, settings.strict_inputs)
-    timings["trace"] = time.perf_counter() - started
-    return _Job(settings, loaded, traced, find_groups(traced), samples, timings)
 
 
 def _nothing_free(rows: Sequence[tuple[str, str, str, str]], groups: int) -> str:
@@ -307,37 +202,22 @@ def _nothing_free(rows: Sequence[tuple[str, str, str, str]], groups: int) -> str
     return f"nothing can be pruned: {len(rows)} walls, the first at node '{node}' ({op}) on '{tensor}': {reason}"
 
 
-def _paired(job: _Job, scores: Mapping[int, FloatArray], barred: IntArray) -> _Job:
+def _unscored(trace: Trace, scores: Mapping[int, FloatArray]) -> IntArray:
+    """Units that can go, and of which no layer has a score (a scores.json that names some layers only): they stay."""
+    seen = np.zeros(len(trace.free), bool)
+    for k in scores:
+        seen[trace.unit_class[trace.sources[k].units]] = True
+    units = np.arange(1, len(trace.unit_class))
+    return units[trace.free[trace.unit_class[units]] & ~seen[trace.unit_class[units]]]
+
+
+def _paired(job: Opened, scores: Mapping[int, FloatArray], barred: IntArray, normalize: str) -> Opened:
     """The job with channels of grouped Convs paired by score. barred: units that the user excluded."""
     base = job.trace.pairing.base
-    score = class_scores(base, job.trace.sources, scores)[base]
+    score = class_scores(base, job.trace.sources, scores, normalize)[base]
     score[np.isin(base, base[barred])] = np.inf
     trace = pair(job.trace, score)
     return job if trace is job.trace else replace(job, trace=trace, groups=find_groups(trace))
-
-
-def _scores(job: _Job, name: str, seed: int) -> dict[int, FloatArray]:
-    """Number of a source -> the scores of its channels, for those of which something can go."""
-    criterion = CRITERIA[name]
-    wanted = [k for k, s in enumerate(job.trace.sources) if job.trace.free[job.trace.unit_class[s.units]].any()]
-    sources = [job.trace.sources[k] for k in wanted]
-    if isinstance(criterion, OutputCriterion):
-        measured = per_image(
-            job.trace,
-            sources,
-            job.samples,
-            criterion.per_image,
-            job.settings.runtime,
-            lambda done, total: job.settings.progress("calibrate", done, total),
-        )
-        found = [criterion.finish(m) for m in measured]
-    elif isinstance(criterion, WeightCriterion):
-        found = [criterion.score(job.trace, s) for s in sources]
-    else:
-        assert isinstance(criterion, RandomCriterion)
-        rng = np.random.default_rng(seed)
-        found = [criterion.score(len(s.units), rng) for s in sources]
-    return dict(zip(wanted, found, strict=True))
 
 
 def proof_feeds(trace: Trace, samples: Samples, seed: int) -> Iterable[Feed]:
@@ -348,7 +228,7 @@ def proof_feeds(trace: Trace, samples: Samples, seed: int) -> Iterable[Feed]:
     return chain([first] if first is not None else [], drawn)
 
 
-def _carry_out(job: _Job, plan: Plan, keep: BoolArray) -> Result:
+def _carry_out(job: Opened, plan: Plan, keep: BoolArray) -> Result:
     """Rewrite, prove, evaluate, stamp, report."""
     runtime, progress = job.settings.runtime, job.settings.progress
     started = time.perf_counter()
@@ -370,7 +250,7 @@ def _carry_out(job: _Job, plan: Plan, keep: BoolArray) -> Result:
         job.loaded.model,
         rewritten.model,
         judged,
-        batch_size(job.trace, judged),
+        batch_size(job.trace.shapes, judged),
         runtime,
         lambda done, total: progress("evaluate", done, total),
     )

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -17,16 +16,21 @@ from .errors import DataError, ProofFailed
 from .model.graph import Graph
 from .model.light import Light
 from .model.load import load
-from .model.probes import Shape
 from .model.session import open_session
 from .model.stamp import KEY, read_stamp
-from .pipeline import Progress, is_strict, proof_feeds, samples_for, settings_of
+from .pipeline import is_strict, proof_feeds
 from .plan.plan import Plan, plan_from_json, planned, read_plan
 from .prove.proof import Proof, prove
 from .report.evaluate import Agreement, evaluate
 from .rewrite.rewrite import rewrite
+from .settings import samples_for, settings_of
 from .trace.groups import find_groups
 from .trace.tracer import trace as trace_model
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from .settings import Common
 
 
 @dataclass(frozen=True)
@@ -59,26 +63,16 @@ def check(
     pruned: Any,
     *,
     plan: Plan | str | os.PathLike[str] | None = None,
-    data: Any = None,
-    samples: int | None = None,
-    seed: int = 0,
-    input_shapes: Mapping[str, Shape] | None = None,
-    providers: Sequence[str] = ("CPUExecutionProvider",),
-    threads: int = 0,
-    rtol: float | None = None,
-    strict_inputs: bool = False,
-    base_folder: str | os.PathLike[str] | None = None,
-    progress: Progress = lambda stage, done, total: None,
+    **common: Unpack[Common],
 ) -> CheckResult:
     """Repeat proof and agreement. Raises ProofFailed where the two do not belong together or the proof fails.
 
-    strict_inputs: weights that are graph inputs too must not have been cut; each plan's own setting holds in any case.
+    common: see `ocnna_onnx.settings.Common`. strict_inputs: weights that are graph inputs too must not have been cut;
+    each plan's own setting holds in any case.
     """
-    settings = settings_of(
-        data, samples, seed, input_shapes, base_folder, providers, threads, rtol, strict_inputs, progress
-    )
+    settings = settings_of(**common)
     runtime = settings.runtime
-    before, after = load(original, base_folder), load(pruned, base_folder)
+    before, after = load(original, settings.base_folder), load(pruned, settings.base_folder)
     with open_session(after.model, runtime):
         pass
     chosen = samples_for(before, settings)
@@ -86,7 +80,7 @@ def check(
     plans = _plans(plan, before.sha256, after.proto)
     current: onnx.ModelProto | Light = before.model
     for number, step in enumerate(plans):
-        traced = trace_model(current, given, runtime, values, strict_inputs or is_strict(step))
+        traced = trace_model(current, given, runtime, values, settings.strict_inputs or is_strict(step))
         try:
             traced, classes = planned(step, traced)
         except DataError as error:
@@ -96,15 +90,15 @@ def check(
         changed = _differences(rewritten.model, after.model) if final else ()
         # changed weights are somebody's repair: what can be proven is the surgery they started from
         subject = after.model if final and not changed else rewritten.model
-        progress("prove", number, len(plans))
-        feeds = proof_feeds(traced, chosen, seed)
-        proof = prove(rewritten.kept, subject, find_groups(traced), feeds, runtime, rtol)
+        settings.progress("prove", number, len(plans))
+        feeds = proof_feeds(traced, chosen, settings.seed)
+        proof = prove(rewritten.kept, subject, find_groups(traced), feeds, runtime, settings.rtol)
         if not proof.passed:
             raise ProofFailed(f"the proof failed: {proof.reason}", proof.node, proof.max_relative_error)
         current = rewritten.model
-    progress("prove", len(plans), len(plans))
+    settings.progress("prove", len(plans), len(plans))
     judged = chosen.evaluation or chosen
-    agreement = evaluate(before.model, after.model, judged, batch_size(traced, judged), runtime)
+    agreement = evaluate(before.model, after.model, judged, batch_size(traced.shapes, judged), runtime)
     return CheckResult(proof, len(plans), changed, agreement, judged.source)
 
 

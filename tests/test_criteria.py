@@ -18,10 +18,12 @@ from sklearn.decomposition import PCA
 import ocnna_onnx
 from ocnna_onnx.calibrate import stream
 from ocnna_onnx.calibrate.maps import as_maps
-from ocnna_onnx.calibrate.stream import per_image
+from ocnna_onnx.calibrate.moments import merged, moments
+from ocnna_onnx.calibrate.stream import Tap
 from ocnna_onnx.criteria.magnitude import filters, l1, l2
 from ocnna_onnx.criteria.ocnna import pca_norms, variation
-from ocnna_onnx.criteria.table import RandomCriterion
+from ocnna_onnx.criteria.random import RANDOM
+from ocnna_onnx.criteria.request import Subject
 from ocnna_onnx.data.open import open_data
 from ocnna_onnx.data.samples import Samples
 from ocnna_onnx.model.light import light
@@ -35,6 +37,18 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 NEAR_TIE = 1e-6
 RUNTIME = Runtime(threads=1)
+
+
+def per_image(trace: Trace, sources: Any, samples: Samples, measure: Any, memory: int = 1 << 30) -> list[Array]:
+    """measure(maps) of every image, [images, channels] per source, by the stream."""
+    parts: list[list[Array]] = [[] for _ in sources]
+
+    def watch(k: int) -> Any:
+        return lambda y, batch, valid: parts[k].append(measure(as_maps(y, sources[k].axis, batch))[:valid])
+
+    taps = [Tap(s.tensor, watch(k)) for k, s in enumerate(sources)]
+    stream.stream(trace.graph, trace.shapes, taps, samples, RUNTIME, memory)
+    return [np.concatenate(p) for p in parts]
 
 
 # --- OCNNA
@@ -118,7 +132,7 @@ def test_scores_on_real_maps() -> None:
     trace = traced(onnx.load(RESNET), input=(2, 1, 16, 16))
     samples = open_data("digits", trace.graph, {}, 6, 0)
     sources = [s for s in trace.sources if trace.free[trace.unit_class[s.units]].any()]
-    found = per_image(trace, sources, samples, pca_norms, RUNTIME)
+    found = per_image(trace, sources, samples, pca_norms)
     tapped = light(trace.graph.proto, [s.tensor for s in sources])
     with open_session(tapped, RUNTIME, optimize=True) as session:
         outputs = run(session, [s.tensor for s in sources], samples.arrays)
@@ -130,7 +144,7 @@ def test_scores_on_real_maps() -> None:
         np.testing.assert_allclose(norms[clear], wanted[clear], rtol=1e-4)  # the run itself rounds, by its batch
         score = wanted.std(axis=0) / wanted.mean(axis=0)
         sure = clear.all(axis=0) & np.isfinite(score)
-        np.testing.assert_allclose(variation(norms)[sure], score[sure], rtol=1e-3)
+        np.testing.assert_allclose(variation(moments(norms))[sure], score[sure], rtol=1e-3)
 
 
 def test_the_command_removes_what_the_reference_scores_lowest(tmp_path: Path) -> None:
@@ -152,11 +166,11 @@ def test_dead_and_constant_filters_score_zero() -> None:
     norms = np.abs(np.random.default_rng(0).standard_normal((9, 4))) + 0.1
     norms[:, 1] = 0
     norms[:, 2] = 3.7
-    score = variation(norms)
+    score = variation(moments(norms))
     assert score[1] == 0
     assert score[2] == pytest.approx(0, abs=1e-12)
     np.testing.assert_allclose(score[[0, 3]], norms.std(axis=0)[[0, 3]] / norms.mean(axis=0)[[0, 3]])
-    assert variation(norms[:1]).tolist() == [0, 0, 0, 0]  # one image tells nothing apart
+    assert variation(moments(norms[:1])).tolist() == [0, 0, 0, 0]  # one image tells nothing apart
 
 
 def test_a_dead_filter_goes_first() -> None:
@@ -167,6 +181,16 @@ def test_a_dead_filter_goes_first() -> None:
     arrays["b1"][2] = 0.5
     plan = ocnna_onnx.prune(build(TINY, arrays), data=images(), ratio=0.17).plan
     assert dict(plan.remove) == {"conv1": (2,), "conv2": (4,)}
+
+
+def test_moments_of_batches_are_those_of_everything() -> None:
+    values = np.random.default_rng(0).standard_normal((37, 5)) * [1, 1e-3, 1e3, 0, 1] + [0, 1, 1e6, 2, -1]
+    found = None
+    for part in np.split(values, [1, 8, 9, 30]):
+        found = merged(found, moments(part))
+    assert found is not None
+    np.testing.assert_allclose(found.mean, values.mean(axis=0), rtol=1e-13, atol=1e-13)
+    np.testing.assert_allclose(found.deviation, values.std(axis=0), rtol=1e-9, atol=1e-15)
 
 
 # --- the stream
@@ -180,9 +204,9 @@ def fixed_batch(model: onnx.ModelProto, batch: int) -> onnx.ModelProto:
     return copy
 
 
-def norms_of(model: onnx.ModelProto, data: Array) -> list[Array]:
+def norms_of(model: onnx.ModelProto, data: Array, memory: int = 1 << 30) -> list[Array]:
     trace = traced(model)
-    return per_image(trace, trace.sources, open_data(data, trace.graph, {}), pca_norms, RUNTIME)
+    return per_image(trace, trace.sources, open_data(data, trace.graph, {}), pca_norms, memory)
 
 
 def test_the_batch_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,10 +223,10 @@ def test_the_batch_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
             np.testing.assert_allclose(a, b, rtol=1e-4)
 
 
-def test_memory_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_does_not_matter() -> None:
+    """With next to none every layer gets a pass of its own."""
     wanted = norms_of(tiny(), images(10))
-    monkeypatch.setattr(stream, "TAP_BYTES", 1)
-    for a, b in zip(norms_of(tiny(), images(10)), wanted, strict=True):
+    for a, b in zip(norms_of(tiny(), images(10), memory=1), wanted, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5)  # onnxruntime fuses what is not tapped
 
 
@@ -308,7 +332,9 @@ def test_batch_normalization_beside_another_reader_is_not_folded_in() -> None:
 
 
 def test_random_scores_are_positive() -> None:
-    score = RandomCriterion().score(10_000, np.random.default_rng(0))
+    trace = one_layer(10_000)
+    score = RANDOM.request(Subject(trace, (0,), 1, 0), {}).finish()[0]
+    assert score.shape == (10_000,)
     assert 0 < score.min() < score.max() <= 1
 
 
@@ -491,5 +517,5 @@ def test_samples_are_counted_once() -> None:
     """`Samples` that fill up a batch leave no trace in the statistics."""
     trace = traced(fixed_batch(tiny(), 4))
     x = images(5)
-    found = per_image(trace, trace.sources, Samples({"x": x}), lambda m: m.mean(axis=(2, 3)), RUNTIME)
+    found = per_image(trace, trace.sources, Samples({"x": x}), lambda m: m.mean(axis=(2, 3)))
     assert [f.shape[0] for f in found] == [5, 5, 5]

@@ -1,4 +1,4 @@
-"""The command line: `ocnna-onnx prune | inspect | apply | check`. Parses, calls the library, prints; no logic."""
+"""The command line: `prune`, `inspect`, `score`, `apply`, `check`. Parses, calls the library, prints; no logic."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from .apply import apply_command
 from .check import check_command
 from .inspect import inspect_command
 from .prune import prune_command
+from .score import score_command
 
 
 class Commands(click.Group):
@@ -52,5 +53,6 @@ def main() -> None:
 
 main.add_command(prune_command, "prune")
 main.add_command(inspect_command, "inspect")
+main.add_command(score_command, "score")
 main.add_command(apply_command, "apply")
 main.add_command(check_command, "check")

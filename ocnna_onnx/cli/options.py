@@ -68,6 +68,25 @@ def runtime_options(command: Command) -> Command:
     return command
 
 
+def calibration_options(command: Command) -> Command:
+    """--criterion, --memory, --no-cache: how filters are scored."""
+    for option in (
+        click.option("--no-cache", is_flag=True, help="Compute scores anew, and keep none for later runs."),
+        click.option(
+            "--memory", metavar="SIZE", help="What calibration may hold, as 2GB.  [default: a quarter of the machine]"
+        ),
+        click.option(
+            "--criterion",
+            default="ocnna",
+            show_default=True,
+            metavar="NAME[:OPTION=VALUE,…]",
+            help="Score of a filter (higher stays): see `ocnna-onnx score --help`.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 def verbosity_options(command: Command) -> Command:
     """--debug, -q, -v."""
     for option in (
@@ -114,7 +133,9 @@ def guarded(command: Command) -> Command:
 def library_arguments(options: dict[str, Any]) -> dict[str, Any]:
     """The shared options as the library's keyword arguments: shapes and providers parsed."""
     parsed = {"input_shapes": parse_shapes(options["input_shapes"]), "providers": parse_providers(options["providers"])}
-    return {**options, **parsed}
+    rest = {name: value for name, value in options.items() if name != "no_cache"}
+    cache = {"cache": not options["no_cache"]} if "no_cache" in options else {}
+    return {**rest, **parsed, **cache}
 
 
 def parse_shapes(texts: tuple[str, ...]) -> dict[str, tuple[int, ...]]:

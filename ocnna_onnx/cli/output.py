@@ -30,7 +30,7 @@ def check_targets(
         if path is not None and not path.exists():
             raise UsageError(f"{path}: no such file")
     named = [p for p in (out, *others) if p is not None]
-    read = {"is the plan": [plan], "is the data": [Path(data) if data else None]}
+    read = {"is read": [plan], "is the data": [Path(data) if data else None]}
     read["holds weights of IN"] = [source.parent / name for name in external_files(source)]
     for k, path in enumerate(named):
         if path is out:

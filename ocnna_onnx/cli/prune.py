@@ -9,7 +9,15 @@ from typing import Any
 import click
 
 from ..errors import NothingFree, UsageError
-from .options import FILE, data_options, guarded, library_arguments, runtime_options, verbosity_options
+from .options import (
+    FILE,
+    calibration_options,
+    data_options,
+    guarded,
+    library_arguments,
+    runtime_options,
+    verbosity_options,
+)
 from .output import check_targets, deliver
 from .progress import progress_bar
 
@@ -17,8 +25,14 @@ from .progress import progress_bar
 @click.command()
 @click.argument("model", metavar="IN", type=FILE)
 @click.argument("out", metavar="OUT", type=FILE, required=False)
+@calibration_options
+@click.option("--scores", type=FILE, metavar="FILE", help="Start from a scores.json of `ocnna-onnx score`.")
 @click.option(
-    "--criterion", default="ocnna", show_default=True, metavar="NAME", help="Score of a filter: ocnna, l1, l2, random."
+    "--normalize",
+    default="mean",
+    show_default=True,
+    metavar="HOW",
+    help="What makes the layers of a group comparable: mean (divide by it), rank, lamp.",
 )
 @click.option("--ratio", type=float, metavar="R", help="Remove this share of every group (floor).  [default: 0.3]")
 @click.option(
@@ -55,6 +69,8 @@ def prune_command(
     model: Path,
     out: Path | None,
     criterion: str,
+    scores: Path | None,
+    normalize: str,
     ratio: float | None,
     percentile: float | None,
     exclude: tuple[str, ...],
@@ -77,7 +93,7 @@ def prune_command(
     """
     if out is None and not dry_run:
         raise UsageError("OUT is missing: ocnna-onnx prune IN OUT (or --dry-run)")
-    check_targets(model, None if dry_run else out, overwrite, plan_out, report_out, data=shared["data"])
+    check_targets(model, None if dry_run else out, overwrite, plan_out, report_out, plan=scores, data=shared["data"])
     from ..pipeline import prune
 
     with progress_bar(quiet) as progress:
@@ -85,6 +101,8 @@ def prune_command(
             result = prune(
                 model,
                 criterion=criterion,
+                scores=scores,
+                normalize=normalize,
                 ratio=ratio,
                 percentile=percentile,
                 exclude=exclude,

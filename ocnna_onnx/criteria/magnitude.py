@@ -71,6 +71,19 @@ def l2(trace: Trace, source: Source) -> FloatArray:
     return np.asarray(np.sqrt((filters(trace, source) ** 2).sum(axis=1)))
 
 
+def lamp(norms: FloatArray) -> FloatArray:
+    """w_c² / Σ_{j: w_j² ≥ w_c²} w_j² of the numbers of one layer, [channels] (Lee 2021, equation 5): the largest
+    gets 1, and layers become comparable. All zero where all are zero."""
+    squares = np.asarray(norms, np.float64) ** 2
+    order = np.argsort(squares, kind="stable")
+    ascending = squares[order]
+    tail = ascending[::-1].cumsum()[::-1]  # of everything from here upwards
+    first = np.searchsorted(ascending, ascending, side="left")  # equal ones count for each other
+    total = np.empty_like(tail)
+    total[order] = tail[first]
+    return np.asarray(np.divide(squares, total, out=np.zeros_like(squares), where=total > 0))
+
+
 def _batch_norm_scale(trace: Trace, source: Source) -> FloatArray:
     """γ/σ of a BatchNormalization that is the only reader of the source, else ones."""
     readers = trace.graph.consumers.get(source.tensor, [])

@@ -6,7 +6,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from ..calibrate.moments import Moments
+from ..errors import UsageError
 from ..model.graph import AnyArray
+from .request import Criterion, Options, Request, Subject, from_outputs
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -48,7 +51,19 @@ def _norms(maps: FloatArray, variance: float) -> FloatArray:
     return np.asarray(np.sqrt(np.take_along_axis(total, first[:, None], axis=1)[:, 0]))
 
 
-def variation(norms: FloatArray) -> FloatArray:
-    """score[c] = std_i F[i, c] / mean_i F[i, c] (ddof 0); 0 for a dead filter. norms: [images, channels]."""
-    mean, deviation = norms.mean(axis=0), norms.std(axis=0)
-    return np.asarray(np.divide(deviation, mean, out=np.zeros_like(mean), where=mean > 0))
+def variation(norms: Moments) -> FloatArray:
+    """score[c] = std_i F[i, c] / mean_i F[i, c] (ddof 0); 0 for a dead filter. norms: of F over the images."""
+    score = np.divide(norms.deviation, norms.mean, out=np.zeros_like(norms.mean), where=norms.mean > 0)
+    return np.asarray(score)
+
+
+def request(subject: Subject, options: Options) -> Request:
+    """The published score of every layer's outputs."""
+    variance = options["variance"]
+    if not 0 < variance <= 1:
+        raise UsageError(f"ocnna: variance {variance:g} is out of range: 0 < variance ≤ 1 (the share that is kept)")
+    tensors = tuple(s.tensor for s in subject.layers)
+    return from_outputs(subject.layers, tensors, lambda maps: pca_norms(maps, variance), variation)
+
+
+OCNNA = Criterion(request, "Balderas 2024", {"variance": VARIANCE})

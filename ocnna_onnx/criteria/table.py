@@ -2,47 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from ..model.graph import AnyArray
-from ..trace.types import Source, Trace
+from ..errors import UsageError
 from .magnitude import l1, l2
-from .ocnna import pca_norms, variation
+from .ocnna import OCNNA
+from .random import RANDOM
+from .request import Criterion, Options, from_weights
 
-FloatArray = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class WeightCriterion:
-    """Scores a source from the model alone: [channels]."""
-
-    score: Callable[[Trace, Source], FloatArray]
-
-
-@dataclass(frozen=True)
-class OutputCriterion:
-    """Scores a source from its outputs. per_image: maps [n, C, H, W] -> [n, C]; finish: all images' [n, C] -> [C]."""
-
-    per_image: Callable[[AnyArray], FloatArray]
-    finish: Callable[[FloatArray], FloatArray]
-
-
-@dataclass(frozen=True)
-class RandomCriterion:
-    """Seeded: a control."""
-
-    def score(self, channels: int, rng: np.random.Generator) -> FloatArray:
-        """Uniform in (0, 1], [channels]."""
-        return 1.0 - rng.random(channels)
-
-
-CRITERIA: dict[str, WeightCriterion | OutputCriterion | RandomCriterion] = {
-    "ocnna": OutputCriterion(pca_norms, variation),
-    "l1": WeightCriterion(l1),
-    "l2": WeightCriterion(l2),
-    "random": RandomCriterion(),
+CRITERIA: dict[str, Criterion] = {
+    "ocnna": OCNNA,
+    "l1": from_weights(l1, "Li 2017"),
+    "l2": from_weights(l2, "Li 2017"),
+    "random": RANDOM,
 }
+
+
+def parsed(text: Any) -> tuple[str, Criterion, Options]:
+    """`ocnna`, or `ocnna:variance=1,tap=activation` -> name, criterion and all its options. Raises UsageError."""
+    if not isinstance(text, str):
+        raise UsageError(f"criterion {text!r} is no name")
+    name, _, rest = text.partition(":")
+    if name not in CRITERIA:
+        raise UsageError(f"unknown criterion '{name}'; choose one of {', '.join(CRITERIA)}")
+    criterion = CRITERIA[name]
+    options = dict(criterion.options)
+    for part in filter(None, rest.split(",")):
+        key, equals, value = part.partition("=")
+        if not equals or key not in options:
+            have = ", ".join(f"{k}={v}" for k, v in criterion.options.items()) or "none"
+            raise UsageError(f"criterion {text}: '{part}' is no option of {name} (it has {have})")
+        options[key] = _typed(f"criterion {text}: {key}", value, options[key])
+    return name, criterion, options
+
+
+def _typed(what: str, value: str, default: Any) -> Any:
+    """The value as what the default is: a number, or a word."""
+    if isinstance(default, str):
+        return value
+    try:
+        return type(default)(value)
+    except ValueError:
+        raise UsageError(f"{what} must be a number, not '{value}'") from None

@@ -42,10 +42,10 @@ def check_providers(names: Sequence[str]) -> None:
 
 @contextmanager
 def open_session(
-    model: onnx.ModelProto | Light, runtime: Runtime, optimize: bool = False, twin: bool = True
+    model: onnx.ModelProto | Light, runtime: Runtime, optimize: bool = False, twin: bool = True, shared: bool = False
 ) -> Iterator[onnxruntime.InferenceSession]:
     """A session on an in-memory model. `optimize=False` keeps every node as written (no fusion, no reordering); `twin`
-    runs what computes in bfloat16 as its fp32 twin.
+    runs what computes in bfloat16 as its fp32 twin; `shared` leaves the cores to others as soon as a run ends.
 
     Raises ModelError with onnxruntime's own first line where it refuses the model.
     """
@@ -55,6 +55,8 @@ def open_session(
     options.log_severity_level = 4
     options.intra_op_num_threads = runtime.threads
     options.inter_op_num_threads = 1
+    if shared:
+        options.add_session_config_entry("session.force_spinning_stop", "1")
     level = ort.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
     opened = model if isinstance(model, Light) else light(model)

@@ -15,6 +15,7 @@ from ..errors import UsageError
 from ..trace.groups import Group
 from ..trace.labels import IntArray
 from ..trace.types import Source, Trace
+from .normalize import NORMALIZATIONS
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -28,17 +29,18 @@ class Cut:
     min_channels: int = 1
 
 
-def class_scores(unit_class: IntArray, sources: Sequence[Source], scores: Mapping[int, FloatArray]) -> FloatArray:
-    """One score per class, [classes]: each member layer's scores are divided by their mean, and averaged.
+def class_scores(
+    unit_class: IntArray, sources: Sequence[Source], scores: Mapping[int, FloatArray], normalize: str = "mean"
+) -> FloatArray:
+    """One score per class, [classes]: each member layer's scores are normalised, and averaged.
 
-    unit_class: int64 [units + 1]. scores: number of the source -> [channels]. A class that has several channels of a
-    layer takes their mean there first.
+    unit_class: int64 [units + 1]. scores: number of the source -> [channels]. normalize: see NORMALIZATIONS. A class
+    that has several channels of a layer takes their mean there first.
     """
     size = int(unit_class.max(initial=0)) + 1
     total, members = np.zeros(size), np.zeros(size)
     for number, score in scores.items():
-        mean = float(score.mean())
-        normal = score / mean if mean > 0 else score
+        normal = NORMALIZATIONS[normalize](score)
         classes = unit_class[sources[number].units]
         count = np.bincount(classes, minlength=len(total))
         present = count > 0

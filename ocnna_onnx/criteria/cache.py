@@ -1,0 +1,69 @@
+"""Scores that were computed before: by content of the model, the samples, the options, and of this package."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..data.samples import Samples
+from ..errors import OcnnaError
+from ..model.save import write_atomically
+from .scores import Scores, scores_from_json
+
+FOLDER = "OCNNA_ONNX_CACHE"
+"""The environment variable that names the folder; by default it is `ocnna-onnx` in the user's cache folder."""
+
+MOST = 256
+"""Files that the folder may hold; the oldest go."""
+
+
+def cached(key: str) -> Scores | None:
+    """Scores of an earlier run, or None. A broken file counts as none."""
+    path = _folder() / f"{key}.json"
+    try:
+        return scores_from_json(json.loads(path.read_text("utf-8")), str(path))
+    except (OSError, ValueError, OcnnaError):
+        return None
+
+
+def remember(key: str, scores: Scores) -> None:
+    """Keep scores for later runs, where the folder can be written."""
+    folder = _folder()
+    with contextlib.suppress(OSError, OcnnaError):
+        folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(scores.to_json(), allow_nan=False)
+        write_atomically(folder / f"{key}.json", lambda stream: stream.write(text.encode()))
+        files = sorted(folder.glob("*.json"), key=lambda f: f.stat().st_mtime)
+        for old in files[:-MOST]:
+            old.unlink(missing_ok=True)
+
+
+def key_of(about: Mapping[str, Any], samples: Samples | None) -> str:
+    """A digest of everything that scores depend on. samples: None where they do not matter."""
+    import onnxruntime
+
+    digest = hashlib.sha256(json.dumps(dict(about), sort_keys=True, default=str).encode())
+    digest.update(onnxruntime.__version__.encode() + np.__version__.encode())
+    package = Path(__file__).parent.parent
+    for folder in ("calibrate", "criteria", "data", "trace"):
+        for path in sorted((package / folder).rglob("*.py")):
+            digest.update(path.read_bytes())
+    if samples is not None:
+        for feed, valid in samples.batches(min(32, samples.count)):
+            for name in sorted(feed):
+                digest.update(f"{name}{feed[name].dtype}{feed[name].shape}{valid}".encode())
+                digest.update(np.ascontiguousarray(feed[name]).tobytes())
+    return digest.hexdigest()
+
+
+def _folder() -> Path:
+    given = os.environ.get(FOLDER)
+    base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or "~/.cache"
+    return Path(given).expanduser() if given else Path(base).expanduser() / "ocnna-onnx"

@@ -1,0 +1,43 @@
+"""A model on its way: loaded, seen to run, its data opened, traced."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from .data.samples import Samples, probe_shapes, probe_values
+from .model.load import LoadedModel, load
+from .model.session import open_session
+from .settings import Settings, samples_for
+from .trace.groups import Group, find_groups
+from .trace.tracer import trace as trace_model
+from .trace.types import Trace
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What was loaded, its trace and groups, and how to run it. timings: seconds per stage, filled as stages end."""
+
+    settings: Settings
+    loaded: LoadedModel
+    trace: Trace
+    groups: tuple[Group, ...]
+    samples: Samples
+    timings: dict[str, float]
+
+
+def open_model(model: Any, settings: Settings) -> Opened:
+    """Load the model, see that onnxruntime opens it, open the data, trace at the data's shapes."""
+    timings: dict[str, float] = {}
+    started = time.perf_counter()
+    loaded = load(model, settings.base_folder)
+    with open_session(loaded.model, settings.runtime):
+        pass
+    timings["load"] = time.perf_counter() - started
+    samples = samples_for(loaded, settings)
+    started = time.perf_counter()
+    given, values = probe_shapes(samples, settings.input_shapes), probe_values(samples)
+    traced = trace_model(loaded.model, given, settings.runtime, values, settings.strict_inputs)
+    timings["trace"] = time.perf_counter() - started
+    return Opened(settings, loaded, traced, find_groups(traced), samples, timings)
