@@ -6,6 +6,7 @@ from typing import Any
 
 from ..errors import UsageError
 from .magnitude import l1, l2
+from .obs import OBS
 from .ocnna import OCNNA
 from .random import RANDOM
 from .request import Criterion, Options, from_weights
@@ -14,6 +15,7 @@ CRITERIA: dict[str, Criterion] = {
     "ocnna": OCNNA,
     "l1": from_weights(l1, "Li 2017"),
     "l2": from_weights(l2, "Li 2017"),
+    "obs": OBS,
     "random": RANDOM,
 }
 
