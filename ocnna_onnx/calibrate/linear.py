@@ -104,10 +104,10 @@ def matrix(map_: Linear, weight: AnyArray) -> AnyArray:
     w = np.asarray(weight, np.float64) * map_.alpha
     g = map_.groups
     if map_.stored == "conv":
-        return w.reshape(g, w.shape[0] // g, -1).transpose(0, 2, 1)
+        return np.asarray(w.reshape(g, w.shape[0] // g, -1).transpose(0, 2, 1))
     if map_.stored == "transposed":
-        return w.reshape(g, w.shape[0] // g, -1)
-    return (w if map_.stored == "io" else w.T)[None]
+        return np.asarray(w.reshape(g, w.shape[0] // g, -1))
+    return np.asarray((w if map_.stored == "io" else w.T)[None])
 
 
 def stored_weight(map_: Linear, found: AnyArray, like: AnyArray) -> AnyArray:

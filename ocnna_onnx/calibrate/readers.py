@@ -64,6 +64,8 @@ def _reader(trace: Trace, node: int) -> Reader | None:
     units = vector(labels[0], map_.axis)
     whole = matrix(map_, weight)
     per_group = len(units) // map_.groups
+    if map_.groups > 1 and per_group == 1:
+        return None  # depthwise: the channel passes through, and its reader comes later
     taps = map_.taps if map_.stored == "conv" else 1
     if taps == 1 or PER_FEATURE * (per_group * taps) ** 3 <= PATCH_WORK:
         reader = Reader(map_, whole, np.repeat(units.reshape(map_.groups, -1), taps, axis=1))

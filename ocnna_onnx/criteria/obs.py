@@ -36,10 +36,13 @@ class _State:
 
 
 def request(subject: Subject, options: Options) -> Request:
-    """tr(W_c (H⁻¹_cc)⁻¹ W_cᵀ) summed over the layers that read channel c, each relative to the variance of its outputs;
+    """tr(W_c (H⁻¹_cc)⁻¹ W_cᵀ) summed over the layers that read channel c, each relative to the variance of its outputs.
+
     H: centred covariance of the layer's input patches (the bias is refitted, too), damped by `damping` of its mean
-    diagonal (which is taken off again from what the others do not explain: a dead channel costs nothing). Channels go from the cheapest on, with H⁻¹ downdated; the score is the sum of all costs up to this
-    channel, so that its order is the greedy one."""
+    diagonal, which is taken off again from what the others do not explain: a dead channel costs nothing. Channels go
+    from the cheapest on, with H⁻¹ downdated; the score is the sum of all costs up to this channel, so that the order of
+    scores is the greedy one.
+    """
     found = [r for r in readers(subject.trace) if np.isin(r.units, _wanted(subject)).any()]
     taps, gathered = covariances(found, subject.samples, subject.seed)
     return Request(tuple(taps), lambda: _finish(subject, found, gathered, options["damping"]))
