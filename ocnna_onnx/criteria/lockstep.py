@@ -18,6 +18,9 @@ Lanes = npt.NDArray[Any]
 SWEEPS = 8
 """Sweeps an eigenvalue may take; two are usual. Lanes that need more are left to the caller."""
 
+STRAGGLERS = 1024
+"""One lane in so many may stay behind at each eigenvalue: another sweep over all lanes costs more."""
+
 FLOOR = 1e-30
 """Below this a square is none; keeps every quotient finite in float32."""
 
@@ -73,8 +76,8 @@ def tridiagonal(a: Lanes) -> tuple[Lanes, Lanes]:
 def qr(d: Lanes, e: Lanes) -> npt.NDArray[np.bool_]:
     """Turn a diagonal [n, lanes] into eigenvalues, in place; e: the squared off-diagonal [n - 1, lanes].
 
-    All lanes work on the same corner until all but a few have converged there; a lane that is ahead takes its shift from
-    the corner further up. Returns the lanes that converged everywhere.
+    All lanes work on the same corner until all but a few have converged there; a lane that is ahead takes its shift
+    from the corner further up. Returns the lanes that converged everywhere.
     """
     n, lanes = d.shape
     kind = d.dtype.type
@@ -96,7 +99,7 @@ def qr(d: Lanes, e: Lanes) -> npt.NDArray[np.bool_]:
             edge *= alive  # exact zeros split a matrix, and nothing becomes subnormal
             here = alive[last - 1]
             left = int(np.count_nonzero(here))
-            if left <= min(lanes // 256, 8) or sweep == SWEEPS:
+            if left <= min(lanes // STRAGGLERS, 4) or sweep == SWEEPS:
                 settled &= ~here
                 break
             low, high, square = d[last], d[last - 1], e[last - 1]

@@ -1,7 +1,7 @@
 """How much energy the leading principal components of many matrices hold: the numerical part of OCNNA.
 
-Only the eigenvalues of the smaller Gram matrix are needed. They are computed in float32, which errs by less than 1e-6 of
-the total; a matrix whose number of components hangs on less than that, or whose scale float32 cannot hold, is done
+Only the eigenvalues of the smaller Gram matrix are needed. They are computed in float32, which errs by about 1e-6 of
+the total; a matrix whose number of components hangs on some ten times that, or whose scale float32 cannot hold, is done
 again in float64.
 """
 
@@ -37,7 +37,8 @@ SCALE = (1e-24, 1e24)
 def leading_energy(matrices: AnyArray, variance: float) -> FloatArray:
     """Σ_{j ≤ k} s_j² of the column-centred matrices, k the smallest that explains more than `variance` of Σ_j s_j².
 
-    matrices: float32 or float64 [n, rows, columns], the rows are the samples. variance ≥ 1 takes all of it. Float64 [n].
+    matrices: float32 or float64 [n, rows, columns], the rows are the samples. variance ≥ 1 takes all of it.
+    Returns float64 [n].
     """
     n, rows, columns = matrices.shape
     everything = variance >= 1 or min(rows, columns) == 1
@@ -57,7 +58,7 @@ def leading_energy(matrices: AnyArray, variance: float) -> FloatArray:
 
 
 def enough(squares: AnyArray, variance: float) -> tuple[FloatArray, npt.NDArray[np.int64]]:
-    """Running sums of eigenvalues [n, side] from the largest, and the index of the first that exceeds `variance` of all.
+    """Running sums of eigenvalues [n, side], and the index of the first that exceeds `variance` of all.
 
     squares: descending. Scikit-learn's side of a tie: the share must be exceeded.
     """
@@ -101,14 +102,14 @@ def _exact(matrices: AnyArray, variance: float) -> FloatArray:
     gram = scaled @ across if scaled.shape[1] <= scaled.shape[2] else across @ scaled
     sums, first = enough(np.linalg.eigvalsh(gram)[:, ::-1].clip(min=0), variance)
     found[some] = np.take_along_axis(sums, first[:, None], axis=1)[:, 0] * size[some] ** 2
-    return found
+    return np.asarray(found)
 
 
 def _centred(matrices: AnyArray) -> AnyArray:
     """Column-centred [n, rows, columns], in the dtype that comes in.
 
-    The first row goes before the mean is taken: what is left is of the size of the variation, so that a large mean costs
-    no digits and a constant column leaves exact zeros.
+    The first row goes before the mean is taken: what is left is of the size of the variation, so that a large mean
+    costs no digits and a constant column leaves exact zeros.
     """
     moved = matrices - matrices[:, :1]
     moved -= moved.mean(axis=1, keepdims=True)
@@ -163,4 +164,4 @@ def _energy(chunk: AnyArray) -> FloatArray:
         size = np.abs(wide).max(axis=(1, 2))
         wide /= np.where(size > 0, size, 1)[:, None, None]
         found[again] = np.einsum("nrc,nrc->n", wide, wide) * size**2
-    return found
+    return np.asarray(found)
