@@ -41,7 +41,8 @@ def _row(model: Path, images: Path | None, repeats: int) -> dict[str, Any]:
         "ocnna": lambda: scores_of(job, "ocnna", prunable(job.trace)),
         "variance=1": lambda: scores_of(job, "ocnna:variance=1", prunable(job.trace)),
     }
-    seconds = _side_by_side(timed, repeats); print(seconds, flush=True)
+    seconds = _side_by_side(timed, repeats)
+    print(seconds, flush=True)
     print(seconds, flush=True)
     many = _opened(model, images, OBS_IMAGES)
     long = _side_by_side(
