@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .calibrate.stream import stream
+from .calibrate.stream import stream, workers
 from .criteria.cache import cached, key_of, remember
 from .criteria.request import Criterion, Options, Subject
 from .criteria.scores import Layer, Scores, read_scores
@@ -79,7 +79,7 @@ def scores_of(opened: Opened, criterion: str, sources: Sequence[int], others: bo
 def _measured(
     trace: Trace, sources: tuple[int, ...], rule: Criterion, options: Options, samples: Samples, settings: Settings
 ) -> dict[int, Layer]:
-    request = rule.request(Subject(trace, sources, samples.count, settings.seed), options)
+    request = rule.request(Subject(trace, sources, samples.count, settings.seed, workers(settings.runtime)), options)
     if request.taps:
         stream(
             trace.graph,

@@ -4,11 +4,13 @@ may refit the weights of the rest."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg import cho_factor, cho_solve, solve_triangular
+from threadpoolctl import threadpool_limits
 
 from ..calibrate.covariance import Covariance
 from ..calibrate.readers import Reader, covariances, readers
@@ -25,14 +27,22 @@ STEPS = 64
 
 @dataclass
 class _State:
-    """One group of a reader on its way: inverse [d, d] of the damped covariance, weights [d, outputs] as refitted so
-    far, and the class of each feature. energy: variance of the outputs. damping: what was added to the diagonal."""
+    """One group of a reader on its way. What is left of the inverse is inverse − factors · factorsᵀ, never written out.
+
+    inverse: [d, d] of the damped covariance. factors: [d, d], of which `gone` columns are filled. weights: [d, outputs]
+    as refitted so far. features: per distinct size of a class, (classes [n], features [n, size]). blocks: what is left
+    of the inverse for each of these, [n, size, size]. energy: variance of the outputs. damping: what was added to the
+    diagonal.
+    """
 
     inverse: FloatArray
+    factors: FloatArray
     weights: FloatArray
-    classes: IntArray
+    features: list[tuple[IntArray, IntArray]]
+    blocks: list[FloatArray]
     energy: float
     damping: float
+    gone: int = 0
 
 
 def request(subject: Subject, options: Options) -> Request:
@@ -61,16 +71,23 @@ def _finish(
     trace = subject.trace
     of_unit = trace.pairing.base  # before channels of grouped Convs are paired: that is done by score
     cost = np.full(int(of_unit.max(initial=0)) + 1, np.nan)
-    states = [s for r, c in zip(found, gathered, strict=True) for s in _states(r, c, of_unit, damping)]
     removable = np.zeros(len(cost), bool)
     for source in subject.layers:
         free = trace.free[trace.unit_class[source.units]]
         removable[of_unit[source.units[free] if free.any() else source.units]] = True
     removable[0] = False
-    for together in _together(states, len(cost)):
-        member = np.isin(np.arange(len(cost)), together)
-        mine = [s for s in states if member[s.classes].any()]
-        _greedy(mine, np.flatnonzero(member & removable), cost)
+    jobs = []
+    # many small products: one BLAS thread each, and the groups side by side
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(subject.workers) as pool:
+        made = pool.map(lambda r, c: _states(r, c, of_unit, damping), found, gathered)
+        states = [s for several in made for s in several]
+        for together in _together(states, len(cost)):
+            member = np.zeros(len(cost), bool)
+            member[together] = True
+            mine = [s for s in states if member[_classes(s)].any()]
+            jobs.append(pool.submit(_greedy, mine, np.flatnonzero(member & removable), cost))
+        for job in jobs:
+            job.result()
     return [_of_layer(cost[of_unit[s.units]]) for s in subject.layers]
 
 
@@ -90,7 +107,20 @@ def _states(reader: Reader, covariance: Covariance, of_unit: IntArray, damping: 
         added = damping * level if level > 0 else 1.0
         h[np.diag_indices(len(h))] += added
         inverse = cho_solve(cho_factor(h, lower=True), np.eye(len(h)))
-        found.append(_State(inverse, w.copy(), of_unit[reader.units[g]], energy, added))
+        features = _by_size(of_unit[reader.units[g]])
+        blocks = [inverse[at[:, :, None], at[:, None, :]] for _, at in features]
+        found.append(_State(inverse, np.empty_like(h), w.copy(), features, blocks, energy, added))
+    return found
+
+
+def _by_size(classes: IntArray) -> list[tuple[IntArray, IntArray]]:
+    """Classes [n] with their features [n, size], for every size that there is. classes: of each feature, 0: fixed."""
+    order = np.argsort(classes, kind="stable")
+    present, start, sizes = np.unique(classes[order], return_index=True, return_counts=True)
+    found = []
+    for size in np.unique(sizes[present > 0]):
+        chosen = (sizes == size) & (present > 0)
+        found.append((present[chosen], order[start[chosen][:, None] + np.arange(size)]))
     return found
 
 
@@ -99,11 +129,15 @@ def _together(states: Sequence[_State], count: int) -> list[IntArray]:
     pairs = []
     seen = np.zeros(count, bool)
     for state in states:
-        classes = np.unique(state.classes[state.classes > 0])
+        classes = _classes(state)
         seen[classes] = True
         pairs.append((classes[:-1], classes[1:]))
     number = components(count, pairs)
     return [np.flatnonzero((number == k) & seen) for k in np.unique(number[seen])]
+
+
+def _classes(state: _State) -> IntArray:
+    return np.concatenate([classes for classes, _ in state.features] or [np.zeros(0, np.int64)])
 
 
 def _greedy(states: Sequence[_State], classes: IntArray, cost: FloatArray) -> None:
@@ -113,7 +147,7 @@ def _greedy(states: Sequence[_State], classes: IntArray, cost: FloatArray) -> No
     while len(left):
         each = np.zeros(len(cost))
         for state in states:
-            each += _costs(state, len(cost))
+            _add_costs(state, each)
         order = left[np.argsort(each[left], kind="stable")][:step]
         joint = sum(_remove(state, order) for state in states)
         shares = each[order].cumsum()
@@ -123,33 +157,37 @@ def _greedy(states: Sequence[_State], classes: IntArray, cost: FloatArray) -> No
         left = np.setdiff1d(left, order)
 
 
-def _costs(state: _State, count: int) -> FloatArray:
-    """What each class alone would cost, relative to the energy of the outputs, [classes]."""
-    found = np.zeros(count)
-    order = np.argsort(state.classes, kind="stable")
-    classes, start, sizes = np.unique(state.classes[order], return_index=True, return_counts=True)
-    for size in np.unique(sizes[classes > 0]):
-        chosen = (sizes == size) & (classes > 0)
-        at = order[start[chosen][:, None] + np.arange(size)]  # [classes, size] features
-        block = state.inverse[at[:, :, None], at[:, None, :]]
+def _add_costs(state: _State, each: FloatArray) -> None:
+    """Add what each class alone would cost, relative to the energy of the outputs. each: [classes]."""
+    if state.energy <= 0:
+        return
+    for (classes, at), block in zip(state.features, state.blocks, strict=True):
         weights = state.weights[at]
         outer = weights @ weights.transpose(0, 2, 1)
-        left_over = np.linalg.inv(block) - state.damping * np.eye(size)  # variance that the others do not explain
-        found[classes[chosen]] = np.einsum("cij,cji->c", left_over, outer)
-    return found.clip(min=0) / state.energy if state.energy > 0 else np.zeros(count)
+        left_over = np.linalg.inv(block) - state.damping * np.eye(at.shape[1])  # variance the others do not explain
+        each[classes] += np.einsum("cij,cji->c", left_over, outer).clip(min=0) / state.energy
 
 
 def _remove(state: _State, classes: IntArray) -> float:
     """Take the features of these classes out and refit the others; returns the relative increase of the error."""
-    gone = np.isin(state.classes, classes)
-    if not gone.any():
+    going = [np.isin(c, classes) for c, _ in state.features]
+    if not any(g.any() for g in going):
         return 0.0
-    stay = ~gone
-    across = state.inverse[np.ix_(stay, gone)]
-    factor = cho_factor(state.inverse[np.ix_(gone, gone)], lower=True)
-    solved = cho_solve(factor, state.weights[gone])
-    increase = max(0.0, float((state.weights[gone] * solved).sum() - state.damping * (state.weights[gone] ** 2).sum()))
-    state.weights = state.weights[stay] - across @ solved
-    state.inverse = state.inverse[np.ix_(stay, stay)] - across @ cho_solve(factor, across.T)
-    state.classes = state.classes[stay]
+    gone = np.concatenate([at[g].reshape(-1) for (_, at), g in zip(state.features, going, strict=True)])
+    before = state.factors[:, : state.gone]
+    across = state.inverse[:, gone] - before @ before[gone].T
+    lower = np.linalg.cholesky(across[gone])
+    added = solve_triangular(lower, across.T, lower=True).T
+    weights = state.weights[gone]
+    solved = cho_solve((lower, True), weights)
+    increase = max(0.0, float((weights * solved).sum() - state.damping * (weights**2).sum()))
+    state.weights -= across @ solved
+    state.factors[:, state.gone : state.gone + len(gone)] = added
+    state.gone += len(gone)
+    kept = [~g for g in going]
+    state.features = [(c[k], at[k]) for (c, at), k in zip(state.features, kept, strict=True)]
+    state.blocks = [b[k] for b, k in zip(state.blocks, kept, strict=True)]
+    for k, (_, at) in enumerate(state.features):
+        rows = added[at]
+        state.blocks[k] = state.blocks[k] - rows @ rows.transpose(0, 2, 1)
     return increase / state.energy if state.energy > 0 else 0.0

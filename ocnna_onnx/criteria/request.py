@@ -23,12 +23,13 @@ Options = Mapping[str, Any]
 @dataclass(frozen=True)
 class Subject:
     """What is to be scored. sources: numbers (positions in `trace.sources`) of the layers. samples: how many there will
-    be. seed: of everything that is drawn."""
+    be. seed: of everything that is drawn. workers: threads to compute with."""
 
     trace: Trace
     sources: tuple[int, ...]
     samples: int
     seed: int
+    workers: int = 1
 
     @property
     def layers(self) -> tuple[Source, ...]:
