@@ -16,6 +16,7 @@ import onnx
 from . import __version__
 from .calibrate.stream import batch_size, per_image
 from .criteria.table import CRITERIA, OutputCriterion, RandomCriterion, WeightCriterion
+from .data.imageoptions import ImageOptions
 from .data.open import open_data
 from .data.samples import Samples, probe_shapes, probe_values
 from .errors import DataError, NothingFree, ProofFailed, UsageError
@@ -83,6 +84,7 @@ class Settings:
     rtol: float | None = None
     strict_inputs: bool = False
     progress: Progress = lambda stage, done, total: None
+    image: ImageOptions | Mapping[str, Any] | str | None = None
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,7 @@ def inspect(
     model: Any,
     *,
     data: Any = None,
+    image: ImageOptions | Mapping[str, Any] | str | None = None,
     input_shapes: Mapping[str, Shape] | None = None,
     strict_inputs: bool = False,
     base_folder: str | os.PathLike[str] | None = None,
@@ -110,23 +113,27 @@ def inspect(
     """Layers, coupled groups and walls of a model, and (by its `why`) an answer for one tensor or node. Nothing is
     changed.
 
-    model: a path, bytes, a ModelProto or an object with `.model_proto`. data: as for `prune`; needed only where shapes
-    can be found by running the model alone, and it does not run on zeros. input_shapes: probe shapes for symbolic
-    dimensions. strict_inputs: as for `prune`. Raises ModelError, UsageError, ShapeNeeded, DataError.
+    model: a path, bytes, a ModelProto or an object with `.model_proto`. data, image: as for `prune`; needed only where
+    shapes can be found by running the model alone, and it does not run on zeros. input_shapes: probe shapes for
+    symbolic dimensions. strict_inputs: as for `prune`. Raises ModelError, UsageError, ShapeNeeded, DataError.
     """
-    settings = settings_of(data, None, 0, input_shapes, base_folder, providers, threads, strict_inputs=strict_inputs)
+    settings = settings_of(
+        data, None, 0, input_shapes, base_folder, providers, threads, strict_inputs=strict_inputs, image=image
+    )
     loaded = load(model, base_folder)
-    given, values = settings.input_shapes, {}
+    given, values, notes = settings.input_shapes, {}, ()
     if data is not None:
         samples = samples_for(loaded, settings)
-        given, values = probe_shapes(samples, given), probe_values(samples)
-    return inspection(trace_model(loaded.model, given, settings.runtime, values, strict_inputs), loaded.name)
+        given, values, notes = probe_shapes(samples, given), probe_values(samples), samples.notes
+    found = inspection(trace_model(loaded.model, given, settings.runtime, values, strict_inputs), loaded.name)
+    return replace(found, warnings=(*notes, *found.warnings))
 
 
 def prune(
     model: Any,
     *,
     data: Any = None,
+    image: ImageOptions | Mapping[str, Any] | str | None = None,
     criterion: str = "ocnna",
     ratio: float | None = None,
     percentile: float | None = None,
@@ -145,11 +152,14 @@ def prune(
 ) -> Result:
     """A smaller model that computes exactly what `model` computes with the removed channels silenced.
 
-    model: a path, bytes, a ModelProto or an object with `.model_proto`; never modified. data: `digits`, an .npz or
-    .npy path, an array [n, …], a dict of arrays by input name (labels in `y` or `labels`), or None for crops of two
-    photographs. ratio: removes floor(ratio · units) of every group (default 0.3). percentile: OCNNA as published, all
-    units at or below that percentile of their group's scores. exclude: globs (or `re:` expressions) of node names.
-    min_channels: units that every group keeps. samples: how many to calibrate with. rtol: the proof's tolerance.
+    model: a path, bytes, a ModelProto or an object with `.model_proto`; never modified. data: `digits`; the path of an
+    .npz or .npy, of a folder of pictures, of polygraphy's saved inputs, `script.py[:function]`; an array [n, …], a dict
+    of arrays by input name (labels in `y` or `labels`), an iterable or a DataLoader of them, an onnxruntime
+    CalibrationDataReader; or None for crops of two photographs. image: how pictures are prepared, a preset's name or
+    the options of `ImageOptions`. ratio: removes floor(ratio · units) of every group (default 0.3). percentile: OCNNA
+    as published, all units at or below that percentile of their group's scores. exclude: globs (or `re:` expressions)
+    of node names. min_channels: units that every group keeps. samples: how many to calibrate with. rtol: the proof's
+    tolerance.
     strict_inputs: weights that are graph inputs too, so that the caller may feed others (IR version 4 on), are walls;
     else they are cut together with the input's shape.
 
@@ -161,7 +171,7 @@ def prune(
         if not isinstance(patterns, Sequence) or any(not isinstance(p, str) for p in patterns):
             raise UsageError(f"{option} {patterns!r} is no list of names")
     settings = settings_of(
-        data, samples, seed, input_shapes, base_folder, providers, threads, rtol, strict_inputs, progress
+        data, samples, seed, input_shapes, base_folder, providers, threads, rtol, strict_inputs, progress, image
     )
     job = _open(model, settings)
     if not any(len(g.free) for g in job.groups):
@@ -194,6 +204,7 @@ def apply(
     model: Any,
     *,
     data: Any = None,
+    image: ImageOptions | Mapping[str, Any] | str | None = None,
     samples: int | None = None,
     seed: int = 0,
     input_shapes: Mapping[str, Shape] | None = None,
@@ -211,7 +222,9 @@ def apply(
     if not isinstance(plan, Plan):
         raise UsageError(f"expected a Plan (Result.plan, or the plan of plan.json), got {type(plan).__name__}")
     strict = strict_inputs or is_strict(plan)
-    settings = settings_of(data, samples, seed, input_shapes, base_folder, providers, threads, rtol, strict, progress)
+    settings = settings_of(
+        data, samples, seed, input_shapes, base_folder, providers, threads, rtol, strict, progress, image
+    )
     job = _open(model, settings)
     if plan.sha256 != job.loaded.sha256:
         raise DataError(
@@ -250,6 +263,7 @@ def settings_of(
     rtol: float | None = None,
     strict_inputs: bool = False,
     progress: Progress = lambda stage, done, total: None,
+    image: ImageOptions | Mapping[str, Any] | str | None = None,
 ) -> Settings:
     """The settings, once they are seen to be in range. Raises UsageError."""
     for name, number in (("samples", samples), ("seed", seed), ("threads", threads)):
@@ -268,7 +282,7 @@ def settings_of(
     names = (providers,) if isinstance(providers, str) else tuple(providers)
     check_providers(names)
     shapes, runtime = dict(input_shapes or {}), Runtime(names, threads)
-    return Settings(data, samples, seed, shapes, base_folder, runtime, rtol, strict_inputs, progress)
+    return Settings(data, samples, seed, shapes, base_folder, runtime, rtol, strict_inputs, progress, image)
 
 
 def is_strict(plan: Plan) -> bool:
@@ -278,7 +292,8 @@ def is_strict(plan: Plan) -> bool:
 
 def samples_for(loaded: LoadedModel, settings: Settings) -> Samples:
     """The samples to run this model on."""
-    return open_data(settings.data, Graph(loaded.proto), settings.input_shapes, settings.samples, settings.seed)
+    graph = Graph(loaded.proto)
+    return open_data(settings.data, graph, settings.input_shapes, settings.samples, settings.seed, settings.image)
 
 
 def _open(model: Any, settings: Settings) -> _Job:

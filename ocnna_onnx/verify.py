@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 
 from .calibrate.stream import batch_size
+from .data.imageoptions import ImageOptions
 from .data.samples import probe_shapes, probe_values
 from .errors import DataError, ProofFailed
 from .model.graph import Graph
@@ -33,13 +34,15 @@ from .trace.tracer import trace as trace_model
 class CheckResult:
     """proof: of the last step, on the file itself. steps: how many prunes lead from the original to the file.
     changed: initializers whose values differ from the surgery's (a repair, a distillation): the proof then covers
-    structure and shapes, and the surgery itself. agreement: on the data."""
+    structure and shapes, and the surgery itself. agreement: on the data. warnings: what to know about
+    the data."""
 
     proof: Proof
     steps: int
     changed: tuple[str, ...]
     agreement: Agreement | None
     samples: str
+    warnings: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As `check --json` prints it."""
@@ -51,6 +54,7 @@ class CheckResult:
             "agreement": None if self.agreement is None else self.agreement.to_json(),
             "accuracy": None if self.agreement is None else self.agreement.accuracy_json(),
             "samples": self.samples,
+            "warnings": list(self.warnings),
         }
 
 
@@ -60,6 +64,7 @@ def check(
     *,
     plan: Plan | str | os.PathLike[str] | None = None,
     data: Any = None,
+    image: ImageOptions | Mapping[str, Any] | str | None = None,
     samples: int | None = None,
     seed: int = 0,
     input_shapes: Mapping[str, Shape] | None = None,
@@ -75,7 +80,7 @@ def check(
     strict_inputs: weights that are graph inputs too must not have been cut; each plan's own setting holds in any case.
     """
     settings = settings_of(
-        data, samples, seed, input_shapes, base_folder, providers, threads, rtol, strict_inputs, progress
+        data, samples, seed, input_shapes, base_folder, providers, threads, rtol, strict_inputs, progress, image
     )
     runtime = settings.runtime
     before, after = load(original, base_folder), load(pruned, base_folder)
@@ -105,7 +110,7 @@ def check(
     progress("prove", len(plans), len(plans))
     judged = chosen.evaluation or chosen
     agreement = evaluate(before.model, after.model, judged, batch_size(traced, judged), runtime)
-    return CheckResult(proof, len(plans), changed, agreement, judged.source)
+    return CheckResult(proof, len(plans), changed, agreement, judged.source, chosen.notes)
 
 
 def _plans(plan: Plan | str | os.PathLike[str] | None, sha256: str, pruned: onnx.ModelProto) -> list[Plan]:
