@@ -121,7 +121,8 @@ def inspect(
         data, None, 0, input_shapes, base_folder, providers, threads, strict_inputs=strict_inputs, image=image
     )
     loaded = load(model, base_folder)
-    given, values, notes = settings.input_shapes, {}, ()
+    given, values = settings.input_shapes, {}
+    notes: tuple[str, ...] = ()
     if data is not None:
         samples = samples_for(loaded, settings)
         given, values, notes = probe_shapes(samples, given), probe_values(samples), samples.notes

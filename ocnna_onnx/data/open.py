@@ -100,6 +100,8 @@ def _from_object(source: Any, graph: Graph, shapes: Mapping[str, Shape], limit: 
         return array_samples({"": mapped_or_array(source, "the data")}, graph, "the array")
     if callable(source) and not isinstance(source, (type, Iterable)):
         source = source()
+    if hasattr(source, "__getitem__") and hasattr(source, "__len__") and not isinstance(source, (bytes, Iterable)):
+        return stream_samples((source[k] for k in range(len(source))), graph, _called(source), limit)
     if isinstance(source, Iterable) and not isinstance(source, (bytes, bytearray)):
         return stream_samples(source, graph, _called(source), limit)
     raise UsageError(
