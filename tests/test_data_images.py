@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from nets import TINY, TINY_SHAPES, build, cli, done, weights, written
 from PIL import Image
@@ -327,11 +328,29 @@ def test_links_do_not_go_round(tmp_path: Path) -> None:
     assert opened(tmp_path / "set").count == 2
 
 
+def colour(classes: int) -> onnx.ModelProto:
+    """The tiny net on [N, 3, 32, 32]."""
+    text = TINY.replace("N,1,8,8", "N,3,32,32").replace("N,5", f"N,{classes}")
+    return build(text, weights({**TINY_SHAPES, "w1": (8, 3, 3, 3), "w3": (classes, 6), "b3": (classes,)}))
+
+
+def test_sub_folders_that_are_not_the_models_classes(tmp_path: Path) -> None:
+    folder = classes(tmp_path, {"a": 10, "b": 3})
+    (folder / "annotations.json").write_text("{}")
+    for count, known in ((2, True), (5, False)):
+        found = open_data(folder, Graph(colour(count)), {}, 6, 0, "none")
+        values = np.rint(found.arrays["x"][:][:, 0, 0, 0]).astype(int) // 40
+        assert np.bincount(values).tolist() == [3, 3]  # chosen evenly in any case
+        assert (found.labels is not None) == known
+        assert any("are not the model's 5 classes" in n for n in found.notes) != known
+    (folder / "labels.csv").write_text("file,label\na/000.png,4\n")
+    assert open_data(folder, Graph(colour(5)), {}, 6, 0, "none").labels is not None
+
+
 def test_the_same_pictures_as_arrays(tmp_path: Path) -> None:
     """A folder gives what the arrays of its pictures, prepared by hand, give."""
     folder = classes(tmp_path / "d", {"a": 10, "b": 6})
-    text = TINY.replace("N,1,8,8", "N,3,32,32")
-    model = build(text, weights({**TINY_SHAPES, "w1": (8, 3, 3, 3)}))
+    model = colour(2)
     stack = [np.full((32, 32, 3), 40 * c + k, np.uint8) for c, n in ((0, 10), (1, 6)) for k in range(n)]
     x, y = np.stack([by_hand(p) for p in stack]), np.array([0] * 10 + [1] * 6)
     results = [
@@ -505,8 +524,7 @@ def test_memory_stays_bounded(tmp_path: Path) -> None:
 def test_the_command_line(tmp_path: Path) -> None:
     folder = classes(tmp_path / "d", {"a": 5, "b": 5})
     cut(saved(folder / "b" / "broken.jpg", pixels(90, 90)))
-    text = TINY.replace("N,1,8,8", "N,3,32,32")
-    model = written(tmp_path, build(text, weights({**TINY_SHAPES, "w1": (8, 3, 3, 3)})))
+    model = written(tmp_path, colour(2))
     out = tmp_path / "out.onnx"
     result = done("prune", model, out, "--data", folder)
     assert "no --preset was given" in result.stderr

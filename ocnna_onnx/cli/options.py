@@ -48,6 +48,9 @@ def data_option(command: Command) -> Command:
         ),
         click.option(
             "--data",
+            "--data-loader-script",
+            "--load-inputs",
+            "data",
             metavar="SOURCE",
             help="Samples: a folder of pictures (sub-folders or labels.csv: classes), an .npz (arrays named after the "
             "inputs; labels in 'y' or 'labels'), an .npy, polygraphy's saved inputs (.json), script.py[:load_data] "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,13 +24,14 @@ NAMED = 5
 @dataclass(frozen=True)
 class Album:
     """Picture files with class numbers int64 [n], where they have some. listed: the labels were given as numbers (else
-    they are the places of sub-folders in the alphabet). source, notes: in words."""
+    they are the places of the sub-folders in the alphabet, of which there are `classes`). source, notes: in words."""
 
     files: tuple[Path, ...]
     labels: IntArray | None
     listed: bool
     source: str
     notes: tuple[str, ...] = ()
+    classes: int = 0
 
 
 def album(path: Path) -> Album:
@@ -56,7 +57,8 @@ def album(path: Path) -> Album:
         return Album(files, None, False, f"{path} ({len(files)} pictures)")
     numbers = {name: k for k, name in enumerate(names)}
     found = np.array([numbers[parts[0]] for parts in first], np.int64)
-    return Album(files, found, False, f"{path} ({len(files)} pictures in {len(names)} sub-folders, taken for classes)")
+    source = f"{path} ({len(files)} pictures in {len(names)} sub-folders, taken for classes)"
+    return Album(files, found, False, source, classes=len(names))
 
 
 def pick(pictures: Album, count: int, seed: int) -> Album:
@@ -76,7 +78,12 @@ def pick(pictures: Album, count: int, seed: int) -> Album:
         named = "; ".join(reasons[k] for k in broken[:NAMED]) + ("; …" if len(broken) > NAMED else "")
         notes = (*notes, f"{len(broken)} of {len(index)} pictures were skipped: {named}")
     labels = None if pictures.labels is None else pictures.labels[good]
-    return Album(tuple(pictures.files[k] for k in good), labels, pictures.listed, pictures.source, notes)
+    return replace(pictures, files=tuple(pictures.files[k] for k in good), labels=labels, notes=notes)
+
+
+def has_pictures(folder: Path) -> bool:
+    """Whether there is a picture anywhere below the folder."""
+    return next(_pictures(folder), None) is not None
 
 
 def saved_feeds(folder: Path) -> list[Path]:

@@ -39,7 +39,10 @@ def image_samples(
     arrays: dict[str, Rows] = {s.target.name: remembered(_rows(found.files, s)) for s in steps}
     others, fixed = other_inputs(graph, full, set(arrays), len(found.files), seed, options.layout)
     made = f"; noise or zeros for {', '.join([*others, *fixed])}" if others or fixed else ""
-    notes = found.notes
+    notes, labels, classes = found.notes, found.labels, _classes(graph)
+    if labels is not None and not found.listed and classes not in (0, found.classes):
+        labels = None  # they served to choose evenly
+        notes = (*notes, f"{found.classes} sub-folders are not the model's {classes} classes: accuracy is not measured")
     if (
         options.preset is None
         and not {"mean", "std", "scale"} & set(options.given)
@@ -49,7 +52,7 @@ def image_samples(
     return Samples(
         arrays={**arrays, **others},
         fixed=fixed,
-        labels=found.labels,
+        labels=labels,
         source=found.source + made,
         preprocessing="; ".join(dict.fromkeys(str(s) for s in steps)),
         foreign_labels=not found.listed,
@@ -73,6 +76,12 @@ def _rows(files: tuple[Path, ...], step: Preprocessing) -> Lazy:
         return made
 
     return Lazy((len(files), *shape), target.dtype, make)
+
+
+def _classes(graph: Graph) -> int:
+    """How many classes the model's first output has, [N, classes]; 0 where it does not say."""
+    shape = graph.proto.graph.output[0].type.tensor_type.shape.dim if graph.proto.graph.output else []
+    return int(shape[1].dim_value) if len(shape) == 2 else 0
 
 
 def _sizes_asked_for(graph: Graph, shapes: Mapping[str, Shape], options: ImageOptions) -> dict[str, Shape]:

@@ -16,7 +16,7 @@ from .arrays import array_samples, mapped_or_array
 from .builtin import digit_samples, photo_samples
 from .feeds import reader_feeds
 from .files import file_arrays
-from .folder import saved_feeds
+from .folder import has_pictures, saved_feeds
 from .imageoptions import ImageOptions, image_options
 from .images import image_samples
 from .pictures import is_picture
@@ -82,10 +82,10 @@ def _path(source: Any) -> Path | None:
 
 
 def _saved(path: Path) -> list[Path]:
-    """The files that polygraphy wrote, where the path is one, or a folder of nothing but them."""
+    """The files that polygraphy wrote, where the path is one, or a folder of them without pictures."""
     if not path.is_dir():
         return [path] if path.suffix.lower() == ".json" else []
-    return saved_feeds(path)
+    return [] if has_pictures(path) else saved_feeds(path)
 
 
 def _from_object(source: Any, graph: Graph, shapes: Mapping[str, Shape], limit: int) -> Samples:

@@ -80,7 +80,7 @@ def stream_samples(items: Iterable[Any], graph: Graph, source: str, wanted: int)
             for name in fixed:
                 if not np.array_equal(found[name], fixed[name]):
                     notes[f"{source}: input '{name}' has no sample axis and changes; its first value is used"] = None
-            fitting = {n: _fitting(a, values[n], what, count) for n, a in rows.items()}
+            fitting = {n: _fitting(a[: limit - count], values[n], what, count) for n, a in rows.items()}
             for name, ready in fitting.items():
                 if name not in spools:
                     file = files.enter_context(tempfile.TemporaryFile(prefix="ocnna-"))
