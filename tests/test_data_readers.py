@@ -8,6 +8,7 @@ import gc
 import io
 import json
 import os
+import sys
 import tempfile
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -353,7 +354,8 @@ MISFITS: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
     "labels that stop": (lambda: [(X[:2], LABELS[:2]), (X[:2],)], ("sample 2", "labels")),
     "labels that start": (lambda: [(X[:2],), (X[:2], LABELS[:2])], ("sample 2", "labels")),
     "labels that are fewer": (lambda: [(X[:3], LABELS[:2])], ("2 labels for 3",)),
-    "labels that are words": (lambda: [(X[0], "cat")], ("labels", "integers")),
+    "labels that are words": (lambda: [{"x": X[0], "y": "cat"}], ("labels", "integers")),
+    "labels that are masks": (lambda: [{"x": X[:2], "y": np.zeros((2, 8, 8), int)}], ("labels", "[2, 8, 8]")),
     "a ragged list": (lambda: [{"x": [[1.0], [1.0, 2.0]]}], ("no array",)),
     "nothing": (list, ("no samples",)),
     "a reader of nothing": (lambda: Reader([]), ("no samples",)),
@@ -392,6 +394,15 @@ def test_an_array_of_another_name_is_said(tmp_path: Path) -> None:
     assert "'pixels' taken for input 'x'" in opened({"pixels": x} for x in X).source
     np.savez(tmp_path / "d.npz", x=X)
     assert opened(tmp_path / "d.npz").source == str(tmp_path / "d.npz")
+
+
+def test_targets_that_are_no_classes_are_left_out() -> None:
+    for target in (np.zeros((8, 8), int), {"boxes": [1.0, 2.0]}, [[1.0], [1.0, 2.0]], 0.5, "cat"):
+        for items in ([(x, target) for x in X], [({"x": x}, target) for x in X]):
+            found = opened(items, 30)
+            assert found.labels is None
+            assert "no class numbers" in found.source
+            np.testing.assert_array_equal(found.arrays["x"], X)
 
 
 def test_errors_of_the_users_own_iterable_stay_theirs() -> None:
@@ -473,6 +484,7 @@ def test_scripts_that_fail(tmp_path: Path, body: str, code: int, words: tuple[st
         assert word in result.stderr
     assert not (tmp_path / "out.onnx").exists()
     assert not list(tmp_path.rglob("*.pyc"))
+    assert str(tmp_path) not in sys.path
 
 
 def test_a_function_that_is_not_there(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,8 @@ def open_data(
     elif files := _saved(path):
         found = stream_samples(polygraphy_feeds(files), graph, str(path), limit)
     elif script := script_of(str(source)):
-        found = stream_samples(script_feeds(*script), graph, str(source), limit)
+        with closing(script_feeds(*script)) as feeds:  # the import path is as it was, whatever happens
+            found = stream_samples(feeds, graph, str(source), limit)
     elif path.suffix.lower() in (".npz", ".npy"):
         found = array_samples(file_arrays(path), graph, str(path))
     else:

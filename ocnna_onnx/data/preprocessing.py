@@ -128,7 +128,7 @@ class Preprocessing:
         }[self.resize.kind]
         geometry += " (bilinear)" if self.resize.kind != "none" else ""
         geometry += f", centre crop {self.crop[0]}×{self.crop[1]}" if self.crop is not None else ""
-        geometry += " (those of the input's size as they are)" if self.lenient else ""
+        geometry += " (those of the input's size as they are)" if self.lenient and self.resize.kind == "cover" else ""
         return f"{geometry}, {self.numbers}"
 
     @property

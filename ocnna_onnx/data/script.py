@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import traceback
 import types
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,9 @@ from ..errors import DataError, OcnnaError, UsageError
 from .feeds import reader_feeds
 
 DEFAULT_FUNCTION = "load_data"
+
+MODULE = "_ocnna_onnx_data_script"
+"""What the script's module is called: a name that nothing else imports."""
 
 
 def script_of(text: str) -> tuple[Path, str] | None:
@@ -24,18 +27,17 @@ def script_of(text: str) -> tuple[Path, str] | None:
     return (Path(text), DEFAULT_FUNCTION) if text.endswith(".py") else None
 
 
-def script_feeds(path: Path, function: str) -> Iterator[Any]:
+def script_feeds(path: Path, function: str) -> Generator[Any, None, None]:
     """What the function of the script returns or yields, item by item. The script is run.
 
     Raises UsageError where it has no such function, DataError (file and line) for an error inside it.
     """
     with _guarded(path):
-        module = types.ModuleType(path.stem)
+        module = types.ModuleType(MODULE)
         module.__file__ = str(path)
-        known = sys.modules.get(path.stem)
-        sys.modules[path.stem] = module  # dataclasses and pickle look a class's module up there
+        sys.modules[MODULE] = module  # dataclasses look a class's module up there
         try:
-            exec(compile(path.read_bytes(), str(path), "exec"), module.__dict__)
+            exec(compile(path.read_bytes(), str(path), "exec", dont_inherit=True), module.__dict__)
             load = getattr(module, function, None)
             if not callable(load):
                 names = [n for n, v in vars(module).items() if isinstance(v, types.FunctionType) and n[0] != "_"]
@@ -50,10 +52,7 @@ def script_feeds(path: Path, function: str) -> Iterator[Any]:
                 raise DataError(f"{path}: {function}() gave a {type(found).__name__}; expected an iterable of dicts")
             yield from found
         finally:
-            if known is None:
-                sys.modules.pop(path.stem, None)
-            else:
-                sys.modules[path.stem] = known
+            sys.modules.pop(MODULE, None)
 
 
 @contextmanager
