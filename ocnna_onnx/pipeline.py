@@ -218,7 +218,7 @@ def apply(
 ) -> Result:
     """Replay a plan: the same bytes as the prune that made it. Raises DataError where it is not this model's plan.
 
-    strict_inputs: as for `prune`; so it is, too, where the plan was made that way.
+    data, image: as for `prune`. strict_inputs: so, too, and where the plan was made that way.
     """
     if not isinstance(plan, Plan):
         raise UsageError(f"expected a Plan (Result.plan, or the plan of plan.json), got {type(plan).__name__}")

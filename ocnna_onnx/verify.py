@@ -77,7 +77,8 @@ def check(
 ) -> CheckResult:
     """Repeat proof and agreement. Raises ProofFailed where the two do not belong together or the proof fails.
 
-    strict_inputs: weights that are graph inputs too must not have been cut; each plan's own setting holds in any case.
+    data, image: as for `prune`. strict_inputs: weights that are graph inputs too must not have been cut;
+    each plan's own setting holds in any case.
     """
     settings = settings_of(
         data, samples, seed, input_shapes, base_folder, providers, threads, rtol, strict_inputs, progress, image
