@@ -20,6 +20,9 @@ _PUBLIC = {  # name -> module; loaded when first used, so that importing the pac
     "inspect": "pipeline",
     "apply": "pipeline",
     "check": "verify",
+    "calibration_reader": "data.reader",
+    "CalibrationReader": "data.reader",
+    "ImageOptions": "data.imageoptions",
     "Result": "pipeline",
     "CheckResult": "verify",
     "Plan": "plan.plan",
@@ -37,6 +40,8 @@ _PUBLIC = {  # name -> module; loaded when first used, so that importing the pac
 
 if TYPE_CHECKING:
     from .criteria.scores import Scores, read_scores
+    from .data.imageoptions import ImageOptions
+    from .data.reader import CalibrationReader, calibration_reader
     from .errors import DataError, ModelError, NothingFree, OcnnaError, ProofFailed, ShapeNeeded, UsageError
     from .pipeline import Result, apply, inspect, prune
     from .plan.plan import Plan, read_plan
@@ -46,8 +51,10 @@ if TYPE_CHECKING:
     from .verify import CheckResult, check
 
 __all__ = [
+    "CalibrationReader",
     "CheckResult",
     "DataError",
+    "ImageOptions",
     "Inspection",
     "ModelError",
     "NothingFree",
@@ -61,6 +68,7 @@ __all__ = [
     "Why",
     "__version__",
     "apply",
+    "calibration_reader",
     "check",
     "inspect",
     "prune",

@@ -84,10 +84,13 @@ def inspect(model: Any, **common: Unpack[Common]) -> Inspection:
     settings = settings_of(**common)
     loaded = load(model, settings.base_folder)
     given, values = settings.input_shapes, {}
+    notes: tuple[str, ...] = ()
     if settings.data is not None:
         samples = samples_for(loaded, settings)
-        given, values = probe_shapes(samples, given), probe_values(samples)
-    return inspection(trace_model(loaded.model, given, settings.runtime, values, settings.strict_inputs), loaded.name)
+        given, values, notes = probe_shapes(samples, given), probe_values(samples), samples.notes
+    traced = trace_model(loaded.model, given, settings.runtime, values, settings.strict_inputs)
+    found = inspection(traced, loaded.name)
+    return replace(found, warnings=(*notes, *found.warnings))
 
 
 def prune(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from .calibrate.memory import memory_limit
+from .data.imageoptions import ImageOptions
 from .data.open import open_data
 from .data.samples import Samples
 from .errors import UsageError
@@ -26,8 +27,11 @@ Progress = Callable[[str, int, int], None]
 class Common(TypedDict, total=False):
     """Keyword arguments of every public function.
 
-    data: `digits`, a path, an array [n, …], a dict of arrays by input name (labels in `y` or `labels`), or None for
-    crops of two photographs. samples: how many of them to use at most, by default 256. seed: of everything that is
+    data: `digits`; the path of an .npz or .npy, of a folder of pictures, of polygraphy's saved inputs,
+    `script.py[:function]`; an array [n, …], a dict of arrays by input name (labels in `y` or `labels`), an iterable or
+    a DataLoader of them, an onnxruntime CalibrationDataReader; or None for crops of two photographs. image: how
+    pictures are prepared, a preset's name or the options of `ImageOptions`. samples: how many to use at most, by
+    default 256. seed: of everything that is
     drawn. input_shapes: probe shapes for symbolic dimensions. base_folder: where external data of a ModelProto lies.
     providers, threads: onnxruntime's. rtol: the proof's tolerance. strict_inputs: weights that are graph inputs too, so
     that the caller may feed others (IR version 4 on), are walls; else they are cut together with the input's shape.
@@ -36,6 +40,7 @@ class Common(TypedDict, total=False):
     """
 
     data: Any
+    image: ImageOptions | Mapping[str, Any] | str | None
     samples: int | None
     seed: int
     input_shapes: Mapping[str, Shape] | None
@@ -54,6 +59,7 @@ class Settings:
     """See `Common`. memory: bytes."""
 
     data: Any
+    image: ImageOptions | Mapping[str, Any] | str | None
     samples: int | None
     seed: int
     input_shapes: Mapping[str, Shape]
@@ -91,6 +97,7 @@ def settings_of(**given: Unpack[Common]) -> Settings:
     check_providers(names)
     return Settings(
         data=given.get("data"),
+        image=given.get("image"),
         samples=samples,
         seed=seed,
         input_shapes=dict(shapes),
@@ -106,4 +113,5 @@ def settings_of(**given: Unpack[Common]) -> Settings:
 
 def samples_for(loaded: LoadedModel, settings: Settings) -> Samples:
     """The samples to run this model on."""
-    return open_data(settings.data, Graph(loaded.proto), settings.input_shapes, settings.samples, settings.seed)
+    graph = Graph(loaded.proto)
+    return open_data(settings.data, graph, settings.input_shapes, settings.samples, settings.seed, settings.image)

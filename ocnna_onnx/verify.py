@@ -37,13 +37,14 @@ if TYPE_CHECKING:
 class CheckResult:
     """proof: of the last step, on the file itself. steps: how many prunes lead from the original to the file.
     changed: initializers whose values differ from the surgery's (a repair, a distillation): the proof then covers
-    structure and shapes, and the surgery itself. agreement: on the data."""
+    structure and shapes, and the surgery itself. agreement: on the data. warnings: what to know about the data."""
 
     proof: Proof
     steps: int
     changed: tuple[str, ...]
     agreement: Agreement | None
     samples: str
+    warnings: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As `check --json` prints it."""
@@ -55,6 +56,7 @@ class CheckResult:
             "agreement": None if self.agreement is None else self.agreement.to_json(),
             "accuracy": None if self.agreement is None else self.agreement.accuracy_json(),
             "samples": self.samples,
+            "warnings": list(self.warnings),
         }
 
 
@@ -99,7 +101,7 @@ def check(
     settings.progress("prove", len(plans), len(plans))
     judged = chosen.evaluation or chosen
     agreement = evaluate(before.model, after.model, judged, batch_size(traced.shapes, judged), runtime)
-    return CheckResult(proof, len(plans), changed, agreement, judged.source)
+    return CheckResult(proof, len(plans), changed, agreement, judged.source, chosen.notes)
 
 
 def _plans(plan: Plan | str | os.PathLike[str] | None, sha256: str, pruned: onnx.ModelProto) -> list[Plan]:

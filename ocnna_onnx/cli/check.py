@@ -45,6 +45,8 @@ def check_command(
             progress=progress,
             **library_arguments(shared),
         )
+    for warning in () if quiet else found.warnings:
+        click.echo(f"note: {warning}", err=True)
     if as_json:
         click.echo(json.dumps(found.to_json()))
     elif not quiet:

@@ -17,12 +17,49 @@ Command = Callable[..., Any]
 
 FILE = click.Path(path_type=Path)
 
-data_option = click.option(
-    "--data",
-    metavar="SOURCE",
-    help="Samples: an .npz (arrays named after the inputs; labels in 'y' or 'labels'), an .npy, 'digits', or "
-    "'photos'.  [default: photos, crops of two photographs; real samples score better]",
-)
+IMAGE_OPTIONS = ("preset", "mean", "std", "scale", "resize", "crop", "layout", "color")
+
+
+def data_option(command: Command) -> Command:
+    """--data, and how pictures are prepared."""
+    for option in (
+        click.option(
+            "--color",
+            "--colour",
+            "color",
+            metavar="ORDER",
+            help="rgb, bgr or grey.  [default: by the input's channels]",
+        ),
+        click.option("--layout", metavar="LAYOUT", help="NCHW or NHWC.  [default: by the input's shape]"),
+        click.option("--crop", metavar="N|HxW", help="Centre crop, or none.  [default: the input's size]"),
+        click.option(
+            "--resize",
+            metavar="N|HxW",
+            help="Short side or size, or letterbox, stretch, none.  [default: the preset's]",
+        ),
+        click.option("--scale", metavar="F", help="What pixels 0 … 255 are multiplied by, as 1/255."),
+        click.option("--std", metavar="A,B,C", help="What they are divided by then, per channel."),
+        click.option("--mean", metavar="A,B,C", help="What is subtracted from them after --scale, per channel."),
+        click.option(
+            "--preset",
+            metavar="NAME",
+            help="How pictures are prepared: imagenet (x/255, mean and deviation), tf (x/127.5 - 1), yolo (letterbox, "
+            "x/255), none (0 … 255).  [default: imagenet; bytes where the input takes bytes]",
+        ),
+        click.option(
+            "--data",
+            "--data-loader-script",
+            "--load-inputs",
+            "data",
+            metavar="SOURCE",
+            help="Samples: a folder of pictures (sub-folders or labels.csv: classes), an .npz (arrays named after the "
+            "inputs; labels in 'y' or 'labels'), an .npy, polygraphy's saved inputs (.json), script.py[:load_data] "
+            "(which is run, as your own code), 'digits', or 'photos'.  [default: photos, crops of two photographs; "
+            "real samples score better]",
+        ),
+    ):
+        command = option(command)
+    return command
 
 
 def data_options(command: Command) -> Command:
@@ -131,11 +168,15 @@ def guarded(command: Command) -> Command:
 
 
 def library_arguments(options: dict[str, Any]) -> dict[str, Any]:
-    """The shared options as the library's keyword arguments: shapes and providers parsed."""
-    parsed = {"input_shapes": parse_shapes(options["input_shapes"]), "providers": parse_providers(options["providers"])}
-    rest = {name: value for name, value in options.items() if name != "no_cache"}
+    """The shared options as the library's keyword arguments: shapes and providers parsed, those of pictures in one."""
+    image = {name: options[name] for name in IMAGE_OPTIONS if options[name] is not None}
     cache = {"cache": not options["no_cache"]} if "no_cache" in options else {}
-    return {**rest, **parsed, **cache}
+    options = {name: value for name, value in options.items() if name not in (*IMAGE_OPTIONS, "no_cache")}
+    parsed: dict[str, Any] = {
+        "input_shapes": parse_shapes(options["input_shapes"]),
+        "providers": parse_providers(options["providers"]),
+    }
+    return {**options, **parsed, **cache, "image": image}
 
 
 def parse_shapes(texts: tuple[str, ...]) -> dict[str, tuple[int, ...]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 import onnx
@@ -11,6 +12,7 @@ import onnx
 from ..model.graph import AnyArray, Graph, dims
 from ..model.probes import IMAGE_CHANNELS, Shape
 from ..model.twin import fed_type
+from .rows import IN_MEMORY, IntArray, Lazy, Rows
 
 
 @dataclass(frozen=True)
@@ -30,51 +32,68 @@ class ImageInput:
         return np.ascontiguousarray(moved).astype(self.dtype)
 
 
-def image_input(value: onnx.ValueInfoProto, shape: Shape) -> ImageInput | None:
-    """The input as a picture of the given shape, or None for audio, states, vectors, integers that are no bytes."""
+def image_input(value: onnx.ValueInfoProto, shape: Shape, layout: str = "auto") -> ImageInput | None:
+    """The input as a picture of the given shape, or None for audio, states, vectors, integers that are no bytes.
+    layout: `NCHW`, `NHWC`, or `auto`, which takes the axis that can be channels (the first of two)."""
     dtype = fed_type(value.type.tensor_type.elem_type)
     if len(shape) != 4 or (dtype.kind not in "f" and dtype != np.uint8):
         return None
-    if shape[1] in IMAGE_CHANNELS and min(shape[2:]) > 4:
+    if layout != "NHWC" and shape[1] in IMAGE_CHANNELS and min(shape[2:]) > 4:
         return ImageInput(value.name, dtype, shape[1], shape[2], shape[3], False)
-    if shape[3] in IMAGE_CHANNELS and min(shape[1:3]) > 4:
+    if layout != "NCHW" and shape[3] in IMAGE_CHANNELS and min(shape[1:3]) > 4:
         return ImageInput(value.name, dtype, shape[3], shape[1], shape[2], True)
     return None
 
 
-def image_inputs(graph: Graph, shapes: Mapping[str, Shape]) -> list[ImageInput]:
+def image_inputs(graph: Graph, shapes: Mapping[str, Shape], layout: str = "auto") -> list[ImageInput]:
     """The inputs that take pictures. One with room for several, next to an input with room for another number, is none:
     it is a state that looks like a picture."""
     declared = {v.name: (dims(v) or ("",))[0] for v in graph.inputs if dims(v) != ()}
     room = {size for size in declared.values() if isinstance(size, int)}
     odd = {name for name, size in declared.items() if isinstance(size, int) and size > 1 and len(room) > 1}
-    found = (image_input(v, shapes[v.name]) for v in graph.inputs if v.name not in odd)
+    found = (image_input(v, shapes[v.name], layout) for v in graph.inputs if v.name not in odd)
     return [i for i in found if i is not None]
 
 
 def other_inputs(
-    graph: Graph, shapes: Mapping[str, Shape], skip: set[str], count: int, seed: int
-) -> tuple[dict[str, AnyArray], dict[str, AnyArray]]:
+    graph: Graph, shapes: Mapping[str, Shape], skip: set[str], count: int, seed: int, layout: str = "auto"
+) -> tuple[dict[str, Rows], dict[str, AnyArray]]:
     """Seeded noise (floats) or zeros (integers, booleans) for inputs that are no image: those with a sample axis,
     [count, …] each, and those without."""
     rng = np.random.default_rng(seed)
-    sampled = sampled_inputs(graph, shapes)
-    arrays: dict[str, AnyArray] = {}
+    sampled = sampled_inputs(graph, shapes, layout)
+    arrays: dict[str, Rows] = {}
     fixed: dict[str, AnyArray] = {}
     for value in graph.inputs:
         if value.name in skip:
             continue
         dtype = fed_type(value.type.tensor_type.elem_type)
         shape = shapes[value.name]
-        full = (count, *shape[1:]) if value.name in sampled else shape
-        made = np.asarray(rng.standard_normal(full) if dtype.kind == "f" else np.zeros(full), dtype)
-        (arrays if value.name in sampled else fixed)[value.name] = made
+        if value.name in sampled:
+            arrays[value.name] = _made_up((count, *shape[1:]), dtype, rng)
+        else:
+            fixed[value.name] = np.asarray(rng.standard_normal(shape) if dtype.kind == "f" else np.zeros(shape), dtype)
     return arrays, fixed
 
 
-def sampled_inputs(graph: Graph, shapes: Mapping[str, Shape]) -> set[str]:
+def _made_up(shape: Shape, dtype: np.dtype[np.generic], rng: np.random.Generator) -> Rows:
+    """Noise or zeros [n, …]; where that is much, each sample is drawn when it is needed, from a seed of its own."""
+    if prod(shape) * dtype.itemsize <= IN_MEMORY:
+        return np.asarray(rng.standard_normal(shape) if dtype.kind == "f" else np.zeros(shape), dtype)
+    seed = int(rng.integers(1 << 32))
+
+    def make(numbers: IntArray) -> AnyArray:
+        if dtype.kind != "f":
+            return np.zeros((len(numbers), *shape[1:]), dtype)
+        rows = [np.random.default_rng((seed, int(k))).standard_normal(shape[1:]) for k in numbers]
+        return np.asarray(rows, dtype)
+
+    return Lazy(shape, dtype, make)
+
+
+def sampled_inputs(graph: Graph, shapes: Mapping[str, Shape], layout: str = "auto") -> set[str]:
     """Inputs whose axis 0 counts samples: it is symbolic, or 1, or the input is a picture."""
-    found = {i.name for i in image_inputs(graph, shapes)}
+    found = {i.name for i in image_inputs(graph, shapes, layout)}
     for value in graph.inputs:
         declared = dims(value)
         if declared is None:

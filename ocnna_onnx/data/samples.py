@@ -6,25 +6,28 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import numpy.typing as npt
 
 from ..model.graph import AnyArray
+from .rows import IntArray as IntArray
+from .rows import Rows, subset
 
-IntArray = npt.NDArray[np.int64]
+PROBE_ROWS = 16
+"""How many samples the probe gets to see; it repeats them where it takes more."""
 
 
 @dataclass(frozen=True)
 class Samples:
     """What calibration and evaluation run on.
 
-    arrays: input -> [n, …]; fixed: input -> array without a sample axis, the same in every feed. labels: int64 [n].
+    arrays: input -> rows [n, …], which may be read or decoded only when a batch asks for them; fixed: input -> array
+    without a sample axis, the same in every feed. labels: int64 [n].
     source: where they come from, preprocessing: what was done to them, both in words. real: whether the user chose
     them. evaluation: other samples of the same kind to judge by (never calibrated with), where the source has some.
     foreign_labels: whether the labels may be of other classes than the model's. batch: how many samples one run takes
-    where `fixed` says so (a recurrent state for N of them), else 0.
+    where `fixed` says so (a recurrent state for N of them), else 0. notes: what the user should know about them.
     """
 
-    arrays: Mapping[str, AnyArray]
+    arrays: Mapping[str, Rows]
     fixed: Mapping[str, AnyArray] = field(default_factory=dict)
     labels: IntArray | None = None
     source: str = ""
@@ -33,6 +36,7 @@ class Samples:
     evaluation: Samples | None = None
     foreign_labels: bool = False
     batch: int = 0
+    notes: tuple[str, ...] = ()
 
     @property
     def count(self) -> int:
@@ -40,16 +44,20 @@ class Samples:
         return min((len(a) for a in self.arrays.values()), default=1)
 
     def take(self, indices: IntArray) -> Samples:
-        """A subset, in the order of `indices`."""
-        arrays = {n: a[indices] for n, a in self.arrays.items()}
+        """A subset, in the order of `indices`. Nothing is read that is not in memory already."""
+        arrays = {n: subset(a, indices) for n, a in self.arrays.items()}
         return replace(self, arrays=arrays, labels=None if self.labels is None else self.labels[indices])
 
     def batches(self, size: int) -> Iterator[tuple[dict[str, AnyArray], int]]:
-        """(feed, valid) with feeds of exactly `size` samples; the last one repeats its last sample to fill up."""
+        """(feed, valid) with feeds of exactly `size` samples; the last one repeats its last sample to fill up. Raises
+        DataError where samples that are read only now turn out to be broken."""
         for start in range(0, self.count, size):
-            stop = min(start + size, self.count)
-            index = np.minimum(np.arange(start, start + size), stop - 1)
-            yield {**{n: a[index] for n, a in self.arrays.items()}, **self.fixed}, stop - start
+            valid = min(size, self.count - start)
+            read = {n: a[np.arange(start, start + valid)] for n, a in self.arrays.items()}
+            if valid < size:
+                fill = np.minimum(np.arange(size), valid - 1)
+                read = {n: a[fill] for n, a in read.items()}
+            yield {**read, **self.fixed}, valid
 
 
 def probe_shapes(samples: Samples, given: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
@@ -62,19 +70,28 @@ def probe_shapes(samples: Samples, given: Mapping[str, tuple[int, ...]]) -> dict
 
 
 def probe_values(samples: Samples) -> dict[str, AnyArray]:
-    """What the user's own samples hold; nothing where they are made up."""
-    return {**samples.arrays, **samples.fixed} if samples.real else {}
+    """What the first of the user's own samples hold; nothing where they are made up."""
+    if not samples.real:
+        return {}
+    return {**{name: rows[:PROBE_ROWS] for name, rows in samples.arrays.items()}, **samples.fixed}
 
 
 def choose(samples: Samples, count: int, seed: int) -> Samples:
     """At most `count` samples, seeded; class-balanced where labels exist. All of them where there are no more."""
     if samples.count <= count:
         return samples
-    order = np.random.default_rng(seed).permutation(samples.count)
-    if samples.labels is not None:
-        labels = samples.labels[order]
+    return samples.take(chosen(samples.count, samples.labels, count, seed))
+
+
+def chosen(total: int, labels: IntArray | None, count: int, seed: int) -> IntArray:
+    """The numbers of at most `count` of `total` samples, ascending; class-balanced where labels [total] exist."""
+    if total <= count:
+        return np.arange(total)
+    order = np.random.default_rng(seed).permutation(total)
+    if labels is not None:
+        shuffled = labels[order]
         rank = np.empty(len(order), np.int64)  # position among the samples of the same class
-        for label in np.unique(labels):
-            rank[labels == label] = np.arange((labels == label).sum())
+        for label in np.unique(shuffled):
+            rank[shuffled == label] = np.arange((shuffled == label).sum())
         order = order[np.argsort(rank, kind="stable")]
-    return samples.take(np.sort(order[:count]))
+    return np.sort(order[:count])

@@ -104,7 +104,7 @@ class Outcome:
 
     def warnings(self) -> list[str]:
         """What a person should know about this run."""
-        found = []
+        found = list(self.samples.notes)
         if not self.samples.real:
             found.append(
                 f"no --data was given: calibrated and compared on {self.samples.source} "
