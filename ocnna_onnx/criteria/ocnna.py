@@ -9,6 +9,7 @@ import numpy.typing as npt
 from ..calibrate.moments import Moments
 from ..errors import UsageError
 from ..model.graph import AnyArray
+from .reading import in_numbers, read_at
 from .request import Criterion, Options, Request, Subject, from_outputs
 
 FloatArray = npt.NDArray[np.float64]
@@ -58,12 +59,14 @@ def variation(norms: Moments) -> FloatArray:
 
 
 def request(subject: Subject, options: Options) -> Request:
-    """The published score of every layer's outputs."""
+    """The published score of every layer: at its own output (`tap=conv`), or behind the BatchNormalization and
+    activation that follow it (`tap=activation`)."""
     variance = options["variance"]
     if not 0 < variance <= 1:
         raise UsageError(f"ocnna: variance {variance:g} is out of range: 0 < variance ≤ 1 (the share that is kept)")
-    tensors = tuple(s.tensor for s in subject.layers)
-    return from_outputs(subject.layers, tensors, lambda maps: pca_norms(maps, variance), variation)
+    tensors = read_at(subject, options, "ocnna")
+    measured = from_outputs(subject.layers, tensors, lambda maps: pca_norms(maps, variance), variation)
+    return in_numbers(subject.trace, measured)
 
 
-OCNNA = Criterion(request, "Balderas 2024", {"variance": VARIANCE})
+OCNNA = Criterion(request, "Balderas 2024", {"variance": VARIANCE, "tap": "conv"})
