@@ -31,18 +31,12 @@ def ranks(maps: AnyArray) -> FloatArray:
 def _ranks(maps: FloatArray) -> FloatArray:
     """[n] of [n, rows, columns]."""
     rows, columns = maps.shape[1:]
-    alive = np.flatnonzero(maps.any(axis=(1, 2)))
-    found = np.zeros(len(maps))
     if min(rows, columns) == 1:
-        found[alive] = 1
-        return found
-    live = maps[alive]
-    live /= np.abs(live).max(axis=(1, 2), keepdims=True)  # squares of tiny numbers would vanish
-    across = live.transpose(0, 2, 1)
-    squares = np.linalg.eigvalsh(live @ across if rows <= columns else across @ live)  # s², ascending
+        return np.asarray(maps.any(axis=(1, 2)), np.float64)
+    across = maps.transpose(0, 2, 1)
+    squares = np.linalg.eigvalsh(maps @ across if rows <= columns else across @ maps)  # s², ascending
     least = (max(rows, columns) * float(np.finfo(np.float32).eps)) ** 2 * squares[:, -1:]
-    found[alive] = (squares > least).sum(axis=1)
-    return found
+    return np.asarray((squares > least).sum(axis=1), np.float64)
 
 
 HRANK = mean_over_images("hrank", "Lin 2020", ranks)

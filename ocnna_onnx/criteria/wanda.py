@@ -38,26 +38,27 @@ def energy(maps: AnyArray) -> FloatArray:
     return np.asarray(np.einsum("nchw,nchw->nc", maps, maps, dtype=np.float64))
 
 
-def readers(trace: Trace) -> Iterator[Reader]:
-    """All nodes that read labelled channels with constant weights: convolutions (a depthwise one, too: it multiplies
-    the channel by its filter), Gemm and MatMul from either side, Einsum, recurrent layers."""
+def readers(trace: Trace, wanted: IntArray) -> Iterator[Reader]:
+    """All nodes that read channels of the classes `wanted` with constant weights: convolutions (a depthwise one, too:
+    it multiplies the channel by its filter), Gemm and MatMul from either side, Einsum, recurrent layers."""
     for node, op in enumerate(n.op_type for n in trace.graph.nodes):
         if op in KERNELS:
-            yield from _convolution(trace, node)
+            yield from _convolution(trace, node, wanted)
     made = {(s.node, u) for s in trace.sources for u in s.units.tolist()}
     for cut in trace.cuts:
         op = trace.graph.nodes[cut.node].op_type
         own = any((cut.node, u) in made for u in cut.labels.units[:1].tolist())
         if op in KERNELS or own or not is_weight(trace, cut):
             continue
-        place = _place(trace, cut)
+        classes = trace.pairing.base[lb.vector(cut.labels, cut.along)]
+        place = _place(trace, cut) if np.isin(classes, wanted).any() else None
         if place is not None:
             weight = np.abs(weight_value(trace, trace.graph.nodes[cut.node], cut.input))
             strength = np.moveaxis(weight, cut.axis, 0).reshape(weight.shape[cut.axis], -1).sum(axis=1)
-            yield Reader(*place, strength, trace.pairing.base[lb.vector(cut.labels, cut.along)])
+            yield Reader(*place, strength, classes)
 
 
-def _convolution(trace: Trace, index: int) -> Iterator[Reader]:
+def _convolution(trace: Trace, index: int, wanted: IntArray) -> Iterator[Reader]:
     """Conv W[O, C/g, …] and ConvTranspose W[C, O/g, …]."""
     node = trace.graph.nodes[index]
     tensor, i = node.input[0], KERNELS[node.op_type]
@@ -66,13 +67,16 @@ def _convolution(trace: Trace, index: int) -> Iterator[Reader]:
     found = [x for x in trace.labels.get(tensor, ()) if axis in x.axes]
     if not found or node.input[i] not in trace.constants.fixed:
         return
+    classes = trace.pairing.base[lb.vector(found[0], axis)]
+    if not np.isin(classes, wanted).any():
+        return
     weight = np.abs(weight_value(trace, node, i))
     if node.op_type == "ConvTranspose":
         strength = weight.reshape(len(weight), -1).sum(axis=1)
     else:
         groups = int(attribute(node, "group", 1))
         strength = weight.reshape(groups, len(weight) // groups, weight.shape[1], -1).sum(axis=(1, 3)).reshape(-1)
-    yield Reader(tensor, axis, strength, trace.pairing.base[lb.vector(found[0], axis)])
+    yield Reader(tensor, axis, strength, classes)
 
 
 def _place(trace: Trace, cut: Cut) -> tuple[str, int] | None:
@@ -104,7 +108,7 @@ def request(subject: Subject, options: Options) -> Request:
     weights scores ‖y_c‖₂ of the layer's own output."""
     trace, base = subject.trace, subject.trace.pairing.base
     wanted = np.unique(np.concatenate([base[s.units] for s in subject.layers])) if subject.layers else base[:0]
-    found = [r for r in readers(trace) if np.isin(r.classes, wanted).any()]
+    found = list(readers(trace, wanted))
     read = np.unique(np.concatenate([r.classes for r in found])) if found else base[:0]
     for s in subject.layers:
         alone = ~np.isin(base[s.units], read)
