@@ -14,6 +14,7 @@ from ..calibrate.moments import Moments, moments
 from ..calibrate.stream import Tap
 from ..errors import UsageError
 from ..model.graph import AnyArray
+from .reading import in_numbers, read_at
 from .request import Criterion, Options, Request, Subject, from_outputs
 from .spectra import enough, leading_energy
 
@@ -103,16 +104,18 @@ def variation(norms: Moments) -> FloatArray:
 def request(subject: Subject, options: Options) -> Request:
     """The published score of every layer's outputs. variance: share that the components keep (1: all, F = ‖M̄‖). per:
     `image` (each map has a PCA of its own) or `filter` (its maps are the samples, pooled to 8 × 8, of the first
-    MOST_IMAGES images)."""
+    MOST_IMAGES images). tap: at the layer's own output (`conv`), or behind the BatchNormalization and activation that
+    follow it (`activation`)."""
     variance, per = options["variance"], options["per"]
     if not 0 < variance <= 1:
         raise UsageError(f"ocnna: variance {variance:g} is out of range: 0 < variance ≤ 1 (the share that is kept)")
     if per not in ("image", "filter"):
         raise UsageError(f"ocnna: per={per} is neither image nor filter")
-    tensors = tuple(s.tensor for s in subject.layers)
+    tensors = read_at(subject, options, "ocnna")
     if per == "filter":
-        return _per_filter(subject, tensors, variance)
-    return from_outputs(subject.layers, tensors, lambda maps: pca_norms(maps, variance), variation)
+        return in_numbers(subject.trace, _per_filter(subject, tensors, variance))
+    measured = from_outputs(subject.layers, tensors, lambda maps: pca_norms(maps, variance), variation)
+    return in_numbers(subject.trace, measured)
 
 
 def _per_filter(subject: Subject, tensors: tuple[str, ...], variance: float) -> Request:
@@ -134,4 +137,4 @@ def _per_filter(subject: Subject, tensors: tuple[str, ...], variance: float) -> 
     return Request(tuple(Tap(t, watch(k), held[k]) for k, t in enumerate(tensors)), finish)
 
 
-OCNNA = Criterion(request, "Balderas 2024", {"variance": VARIANCE, "per": "image"})
+OCNNA = Criterion(request, "Balderas 2024", {"variance": VARIANCE, "per": "image", "tap": "conv"})

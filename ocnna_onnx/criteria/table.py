@@ -5,16 +5,34 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import UsageError
-from .magnitude import l1, l2
+from .bn_scale import BN_SCALE
+from .chip import CHIP
+from .group_l2 import GROUP_L2
+from .hrank import HRANK
+from .magnitude import l1, l2, lamp
 from .obs import OBS
 from .ocnna import OCNNA
 from .random import RANDOM
 from .request import Criterion, Options, from_weights
+from .response import ACTIVATION_ENTROPY, ACTIVATION_L2, ACTIVATION_VAR, APOZ
+from .similarity import fpgm
+from .wanda import WANDA
 
 CRITERIA: dict[str, Criterion] = {
     "ocnna": OCNNA,
     "l1": from_weights(l1, "Li 2017"),
     "l2": from_weights(l2, "Li 2017"),
+    "group-l2": GROUP_L2,
+    "fpgm": from_weights(fpgm, "He 2019"),
+    "bn-scale": BN_SCALE,
+    "lamp": from_weights(lambda trace, source: lamp(l2(trace, source)), "Lee 2021"),
+    "hrank": HRANK,
+    "chip": CHIP,
+    "apoz": APOZ,
+    "activation-l2": ACTIVATION_L2,
+    "activation-var": ACTIVATION_VAR,
+    "activation-entropy": ACTIVATION_ENTROPY,
+    "wanda": WANDA,
     "obs": OBS,
     "random": RANDOM,
 }
