@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import UsageError
+from .blend import BLEND
 from .magnitude import l1, l2
 from .ocnna import OCNNA
 from .random import RANDOM
@@ -15,6 +16,7 @@ CRITERIA: dict[str, Criterion] = {
     "l1": from_weights(l1, "Li 2017"),
     "l2": from_weights(l2, "Li 2017"),
     "random": RANDOM,
+    "blend": BLEND,
 }
 
 
