@@ -127,8 +127,7 @@ def _applicable(
         else:
             left_out[name] = str(one)
     if not scores:
-        name, reason = next(iter(left_out.items()))
-        raise UsageError(f"blend: none of its criteria applies to this model; {name}: {reason}")
+        raise UsageError(f"blend: none of {', '.join(left_out)} applies to this model; {next(iter(left_out.values()))}")
     return scores, left_out
 
 

@@ -106,7 +106,7 @@ def on_simplex(values: FloatArray) -> FloatArray:
 
     values: [n], finite. Where none is positive, everything goes to the largest.
     """
-    positive = np.maximum(values, 0)
+    positive = np.maximum(values, 0) + 0.0  # no negative zero
     if positive.max() <= 0:
         positive = np.where(np.arange(len(values)) == np.argmax(values), 1.0, 0.0)
     share = positive / positive.max()  # so that no sum overflows
@@ -166,7 +166,7 @@ def evolve(
     alone = np.array([value for value, _ in pool])
     if dims > 1:
         judge_new(lambda: np.ones(dims))
-        while len(pool) < start and len(seen) < STEPS:
+        for _ in range(start - len(pool)):
             judge_new(lambda: rng.dirichlet(np.ones(dims)))
         for g in range(generations):
             parents = sorted(pool, key=lambda p: p[0])[:population]

@@ -104,18 +104,23 @@ def _compared(kind: str, a: AnyArray, b: AnyArray) -> tuple[float, float]:
     if kind == DIFFERENT:
         return float((a != b).sum()), float(a.size)
     with np.errstate(all="ignore"):  # what is not finite ends as inf
-        a, b = a.astype(np.float64), b.astype(np.float64)
+        wide = np.float32 if a.ndim > 2 and a.dtype != np.float64 else np.float64  # maps of classes are large
+        a, b = a.astype(wide), b.astype(wide)
         if kind == RELATIVE:
             a, b = (np.where(np.isfinite(a), x, 0) for x in (a, b))
-            return float(((a - b) ** 2).sum()), float((a**2).sum())
-        p, q = (_logarithms(x, kind) for x in (a, b))
-        return float(np.where(np.exp(p) > 0, np.exp(p) * (p - q), 0).sum()), a.size / a.shape[1]
+            return float(((a - b) ** 2).sum(dtype=np.float64)), float((a**2).sum(dtype=np.float64))
+        if kind == PROBABILITIES:
+            a, b = (np.log(np.maximum(x, CERTAIN)) for x in (a, b))
+        return _divergence(a, b), a.size / a.shape[1]
 
 
-def _logarithms(output: AnyArray, kind: str) -> AnyArray:
-    """Of the class probabilities, along axis 1."""
-    from scipy.special import log_softmax
-
-    if kind == PROBABILITIES:
-        output = np.log(np.maximum(output, CERTAIN))
-    return np.asarray(log_softmax(output, axis=1))
+def _divergence(a: AnyArray, b: AnyArray) -> float:
+    """Σ KL(softmax(a) ‖ softmax(b)), the classes along axis 1: Σ_c p_c (a_c - b_c) + log Z_b - log Z_a."""
+    a = a - a.max(axis=1, keepdims=True)
+    b = b - b.max(axis=1, keepdims=True)
+    p = np.exp(a)
+    total = p.sum(axis=1)
+    np.subtract(a, b, out=a)
+    a[p == 0] = 0  # -inf - -inf where a class is ruled out
+    each = (p * a).sum(axis=1) / total - np.log(total) + np.log(np.exp(b).sum(axis=1))
+    return float(np.maximum(each, 0).sum(dtype=np.float64))
