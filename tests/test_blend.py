@@ -254,7 +254,7 @@ def outputs_on(model: onnx.ModelProto, x: Array) -> Array:
 def test_what_is_told_is_what_pruning_gives(seed: int) -> None:
     """Prune by the scores, run both nets on the samples that were held out, compare by hand."""
     model, x = tiny(seed), images(40)
-    found = scored(model, "clusters=3", data=x, seed=seed, cache=False)
+    found = scored(model, "clusters=3,ratio=0.5", data=x, seed=seed, cache=False)
     told = found.options["fitness"]
     held = np.sort(np.random.default_rng(seed).permutation(40)[:10])
     assert (told["samples"], told["held_out"], told["kind"]) == (10, True, {"y": "kl"})
@@ -287,13 +287,13 @@ def test_blend_is_no_worse_than_every_single_on_a_trained_net() -> None:
 
 
 def test_the_same_seed_gives_the_same_bits() -> None:
-    runs = [scored(tiny(), "clusters=3", data=images(40), seed=s, cache=False).to_json() for s in (3, 3, 4)]
+    runs = [scored(tiny(), "clusters=3,ratio=0.5", data=images(40), seed=s, cache=False).to_json() for s in (3, 3, 4)]
     assert json.dumps(runs[0]) == json.dumps(runs[1])
     assert json.dumps(runs[0]) != json.dumps(runs[2])
 
 
 def test_memory_has_no_say() -> None:
-    runs = [scored(tiny(), data=images(40), cache=False, memory=m).to_json() for m in ("64MB", "2GB")]
+    runs = [scored(tiny(), "ratio=0.5", data=images(40), cache=False, memory=m).to_json() for m in ("64MB", "2GB")]
     assert runs[0] == runs[1]
 
 
@@ -354,7 +354,7 @@ NO_CLASSES = NO_CLASSES.replace("[flat] h = Flatten(f)", "").replace(
 def test_a_net_whose_outputs_are_no_classes() -> None:
     shapes = {k: v for k, v in TINY_SHAPES.items() if k not in ("w3", "b3")}
     model, x = build(NO_CLASSES, weights({**shapes, "w3": (1, 6, 1, 1)})), images(40)
-    found = scored(model, "clusters=3", data=x)
+    found = scored(model, "clusters=3,ratio=0.5", data=x)
     told = found.options["fitness"]
     assert told["kind"] == {"y": "relative_l2"}
     held = np.sort(np.random.default_rng(0).permutation(40)[:10])
@@ -378,7 +378,7 @@ g (float[N,1,8,8] x) => (float[N,5] y) {
 
 def test_channels_of_grouped_convs_are_paired_as_in_the_prune() -> None:
     model, x = build(GROUPED, weights({"w1": (8, 1, 3, 3), "w2": (8, 4, 3, 3), "w3": (5, 8)})), images(40)
-    found = scored(model, "clusters=3", data=x)
+    found = scored(model, "clusters=3,ratio=0.5", data=x)
     held = np.sort(np.random.default_rng(0).permutation(40)[:10])
     pruned = ocnna_onnx.prune(model, scores=found, ratio=0.5, data=x).model
     p, q = (log_softmax(outputs_on(m, x[held]), axis=1) for m in (model, pruned))
