@@ -16,7 +16,7 @@ from .request import Criterion, Options, Request, Subject
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
-MEMBERS = ("ocnna", "l2", "l1", "group-l2", "fpgm", "bn-scale", "activation-l2", "apoz", "wanda")
+MEMBERS = ("ocnna", "l2", "l1", "group-l2", "fpgm", "bn-scale", "wanda", "activation-l2", "apoz")
 """What is blended unless the user says otherwise; the first of a cluster that is as central as another speaks for it.
 lamp ranks as l2 does; hrank, chip and obs cost more than the rest together."""
 
