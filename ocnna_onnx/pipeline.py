@@ -23,9 +23,10 @@ from .model.load import load
 from .model.save import save
 from .model.stamp import add_stamp
 from .opened import Opened, open_model
+from .plan.decide import decide
 from .plan.normalize import NORMALIZATIONS
 from .plan.plan import Plan, planned, removed_channels
-from .plan.select import Cut, FloatArray, class_scores, excluded, select
+from .plan.select import Cut, FloatArray, excluded
 from .prove.inputs import Feed, random_feeds, sample_feed
 from .prove.proof import prove
 from .report.evaluate import evaluate
@@ -34,7 +35,6 @@ from .report.outcome import Outcome
 from .rewrite.rewrite import rewrite
 from .scoring import given_scores, prunable, scores_of
 from .settings import samples_for, settings_of
-from .trace.coupling import pair
 from .trace.groups import find_groups
 from .trace.labels import BoolArray, IntArray
 from .trace.tracer import trace as trace_model
@@ -139,11 +139,9 @@ def prune(
     exclude = (exclude,) if isinstance(exclude, str) else exclude
     exclude_op = (exclude_op,) if isinstance(exclude_op, str) else exclude_op
     barred = np.union1d(excluded(job.trace, exclude, exclude_op), _unscored(job.trace, values))
-    job = _paired(job, values, barred, normalize)
-    score = class_scores(job.trace.unit_class, job.trace.sources, values, normalize)
-    barred = job.trace.unit_class[barred]
-    classes = select(job.trace, job.groups, score, Cut(ratio, percentile, min_channels), barred)
-    keep = job.trace.keep_units(classes)
+    decided = decide(job.trace, job.groups, values, Cut(ratio, percentile, min_channels), normalize, barred)
+    job = replace(job, trace=decided.trace, groups=decided.groups)
+    keep = job.trace.keep_units(decided.classes)
     options: dict[str, Any] = {"min_channels": min_channels, "samples": job.samples.count}
     options.update({"ratio": ratio} if percentile is None else {"percentile": percentile})
     options.update({"criterion": dict(known.options)} if known.options else {})
@@ -212,15 +210,6 @@ def _unscored(trace: Trace, scores: Mapping[int, FloatArray]) -> IntArray:
         seen[trace.unit_class[trace.sources[k].units]] = True
     units = np.arange(1, len(trace.unit_class))
     return units[trace.free[trace.unit_class[units]] & ~seen[trace.unit_class[units]]]
-
-
-def _paired(job: Opened, scores: Mapping[int, FloatArray], barred: IntArray, normalize: str) -> Opened:
-    """The job with channels of grouped Convs paired by score. barred: units that the user excluded."""
-    base = job.trace.pairing.base
-    score = class_scores(base, job.trace.sources, scores, normalize)[base]
-    score[np.isin(base, base[barred])] = np.inf
-    trace = pair(job.trace, score)
-    return job if trace is job.trace else replace(job, trace=trace, groups=find_groups(trace))
 
 
 def proof_feeds(trace: Trace, samples: Samples, seed: int) -> Iterable[Feed]:

@@ -3,21 +3,20 @@ are known already."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from .calibrate.stream import stream, workers
+from .blending import blend
 from .criteria.cache import cached, key_of, remember
-from .criteria.request import Criterion, Options, Subject
+from .criteria.request import Criterion, Options
 from .criteria.scores import Layer, Scores, read_scores
 from .criteria.table import parsed
-from .data.samples import Samples
 from .errors import DataError, UsageError
+from .measuring import FloatArray, measured
 from .opened import Opened, open_model
-from .settings import Settings, settings_of
+from .settings import settings_of
 from .trace.types import Trace
 
 if TYPE_CHECKING:
@@ -61,39 +60,29 @@ def scores_of(opened: Opened, criterion: str, sources: Sequence[int], others: bo
     found = cached(key) if key else None
     if found is not None:
         return found
-    made = _measured(trace, tuple(sources), rule, options, samples, settings)
     rest = [k for k in range(len(trace.sources)) if k not in set(sources)] if others else []
-    for k in rest:
-        try:
-            made.update(_measured(trace, (k,), rule, options, samples, settings))
-        except DataError:
-            continue
     told = {**options, "seed": settings.seed, **({"samples": samples.count} if rule.images else {})}
-    layers = {trace.graph.names[trace.sources[k].node]: made[k] for k in sorted(made)}
+    if name == "blend":
+        blended = blend(opened, options, sources, rest)
+        made, told = blended.scores, {**told, **blended.told}
+    else:
+        made = _scored(opened, sources, (rule, options))
+        for k in rest:
+            with contextlib.suppress(DataError, UsageError):
+                made.update(_scored(opened, (k,), (rule, options)))
+    layers = {trace.graph.names[trace.sources[k].node]: Layer(trace.sources[k].tensor, made[k]) for k in sorted(made)}
     found = Scores(name, told, layers)
     if key:
         remember(key, found)
     return found
 
 
-def _measured(
-    trace: Trace, sources: tuple[int, ...], rule: Criterion, options: Options, samples: Samples, settings: Settings
-) -> dict[int, Layer]:
-    request = rule.request(Subject(trace, sources, samples.count, settings.seed, workers(settings.runtime)), options)
-    if request.taps:
-        stream(
-            trace.graph,
-            trace.shapes,
-            request.taps,
-            samples,
-            settings.runtime,
-            settings.memory,
-            lambda done, total: settings.progress("calibrate", done, total),
-        )
-    return {
-        k: Layer(trace.sources[k].tensor, np.asarray(values, np.float64))
-        for k, values in zip(sources, request.finish(), strict=True)
-    }
+def _scored(opened: Opened, sources: Sequence[int], criterion: tuple[Criterion, Options]) -> dict[int, FloatArray]:
+    """Raises UsageError where the criterion does not apply."""
+    (found,) = measured(opened.trace, tuple(sources), [criterion], opened.samples, opened.settings)
+    if isinstance(found, UsageError):
+        raise found
+    return dict(zip(sources, found, strict=True))
 
 
 def given_scores(given: Any) -> Scores:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import UsageError
+from .blend import BLEND
 from .bn_scale import BN_SCALE
 from .chip import CHIP
 from .group_l2 import GROUP_L2
@@ -35,6 +36,7 @@ CRITERIA: dict[str, Criterion] = {
     "wanda": WANDA,
     "obs": OBS,
     "random": RANDOM,
+    "blend": BLEND,
 }
 
 

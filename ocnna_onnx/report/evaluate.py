@@ -68,12 +68,9 @@ def evaluate(
         for feed, valid in samples.batches(batch):
             a = run(one, [name], feed)[name].astype(np.float64)
             b = run(two, [name], feed)[name].astype(np.float64)
-            if a.ndim and a.shape[0] == batch:
-                a, b = a[:valid], b[:valid]
-            if a.ndim > 2 and a.size == a.shape[0] * a.shape[1]:  # class scores as 1 × 1 maps
-                a, b = a.reshape(a.shape[:2]), b.reshape(b.shape[:2])
+            a, b = of_samples(a, batch, valid), of_samples(b, batch, valid)
             if kind is None:
-                kind = _kind(a)
+                kind = kind_of(a)
                 labels = _usable_labels(samples, a, kind)
             error += float(((a - b) ** 2).sum())
             size += float((a**2).sum())
@@ -109,7 +106,17 @@ def _usable_labels(samples: Samples, output: AnyArray, kind: Kind) -> IntArray |
     raise DataError(f"{samples.source}: labels are {low} … {high}, the model has {output.shape[1]} classes")
 
 
-def _kind(output: AnyArray) -> Kind:
+def of_samples(output: AnyArray, batch: int, valid: int) -> AnyArray:
+    """What belongs to the first `valid` samples of a batch; class scores as 1 × 1 maps become [samples, classes]."""
+    if output.ndim and output.shape[0] == batch:
+        output = output[:valid]
+    if output.ndim > 2 and output.size == output.shape[0] * output.shape[1]:
+        output = output.reshape(output.shape[:2])
+    return output
+
+
+def kind_of(output: AnyArray) -> Kind:
+    """How it is compared: by arg max where axis 1 holds classes (of a sample, or of a pixel), else by its values."""
     if output.ndim == 2 and output.shape[1] > 1:
         return "top1"
     if output.ndim == 4 and output.shape[1] > 1:
