@@ -240,7 +240,8 @@ def test_a_dead_filter_comes_last(name: str, criterion: str) -> None:
         assert values[DEAD] == values.min(), node
 
 
-IMAGE_CASES = [(n, c) for n, c in CASES if CRITERIA[c].images]
+IMAGE_CASES = [(n, c) for n, c in CASES if CRITERIA[c].images and c != "blend"]
+"""All but blend, which holds out a seeded choice of positions: another order holds out other samples."""
 
 
 @pytest.mark.parametrize(("name", "criterion"), IMAGE_CASES, ids=[f"{c} on {n}" for n, c in IMAGE_CASES])

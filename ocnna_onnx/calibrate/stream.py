@@ -125,6 +125,8 @@ def _finite(samples: Samples, graph: Graph, name: str, output: AnyArray) -> None
     """Raises DataError."""
     if output.dtype.kind != "f" or not output.size:
         return
-    if not (np.isfinite(output.max()) and np.isfinite(output.min())):  # NaN wins both; no array of booleans is made
+    flat = output.reshape(-1)
+    # one pass that keeps NaN and infinity; only where the sum of squares overflows, too, they are looked for
+    if not np.isfinite(np.dot(flat, flat)) and not np.isfinite(output).all():
         node = graph.names[graph.producer[name]] if name in graph.producer else name
         raise DataError(f"{samples.source}: the output of node '{node}' is not finite on these samples")
