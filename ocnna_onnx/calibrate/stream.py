@@ -126,7 +126,8 @@ def _finite(samples: Samples, graph: Graph, name: str, output: AnyArray) -> None
     if output.dtype.kind != "f" or not output.size:
         return
     flat = output.reshape(-1)
-    # one pass that keeps NaN and infinity; only where the sum of squares overflows, too, they are looked for
-    if not np.isfinite(np.dot(flat, flat)) and not np.isfinite(output).all():
+    with np.errstate(all="ignore"):
+        squares = np.dot(flat, flat)  # one pass that keeps NaN and infinity
+    if not np.isfinite(squares) and not np.isfinite(output).all():
         node = graph.names[graph.producer[name]] if name in graph.producer else name
         raise DataError(f"{samples.source}: the output of node '{node}' is not finite on these samples")
