@@ -435,6 +435,15 @@ def test_dead_channels_beside_living_ones_may_go() -> None:
     assert proven_without(model, "a", [0, 1, 4]).passed
 
 
+def test_dead_channels_that_are_read_with_next_to_nothing_may_go() -> None:
+    """Weight decay leaves 1e-20 there: no input can show it, and yet it is no zero."""
+    model = dead(build(PLAIN), [1, 4])
+    arrays = {name: np.array(a) for name, a in tensors(model).items()}
+    arrays["wy"][:, [1, 4]] *= np.float32(1e-20)
+    set_tensors(model, arrays)
+    assert proven_without(model, "a", [1, 4]).passed
+
+
 def test_a_wrong_cut_of_dead_channels_is_still_found() -> None:
     trace = trace_model(dead(build(PLAIN), [1, 4]), None, RUNTIME)
     rewritten = rewrite(trace, keep_only(trace, "a", [1, 4]).keep)

@@ -32,9 +32,10 @@ class LocalProver:
     small: Mapping[str, Sequence[onnx.NodeProto]]
     """By output: the pruned model's node, and what was put behind it."""
 
-    def error(self, node: int, i: int, scale: float) -> tuple[float, float, float]:
+    def error(self, node: int, i: int, scale: float, boost: float = 1.0) -> tuple[float, float, float]:
         """(relative error of the pruned against the silenced consumer, what silencing changes, what the kept channels
-        change), of one node for its input i. scale: of the numbers put in, for consumers whose weights are tiny."""
+        change), of one node for its input i. scale: of the numbers put in, for consumers whose weights are tiny. boost:
+        how much larger those in the channels that go are, for consumers with tiny weights there."""
         graph = self.kept.trace.graph
         original = graph.nodes[node]
         output = first_output(original)
@@ -46,7 +47,8 @@ class LocalProver:
 
         masked = np.where(mask, noise, silence).astype(noise.dtype)
         silent = np.array(np.broadcast_to(silence, noise.shape), noise.dtype)
-        plain, silenced, nothing = self._run([original], i, (noise, masked, silent), before)
+        loud = noise if boost == 1 else np.where(mask, noise, noise * boost).astype(noise.dtype)
+        plain, silenced, nothing = self._run([original], i, (loud, masked, silent), before)
         (pruned,) = self._run(small, i, (few,), after)
         error = relative_error(pruned, self.kept.slice(output, silenced), (1, -1))
         return error, relative_error(silenced, plain, (1,)), relative_error(nothing, silenced, (1,))

@@ -43,6 +43,10 @@ tolerance, rounding is what limits the comparison, and this many times that diff
 NOISE_CAP = 0.05
 
 LOCAL_SCALES = (1.0, 1e6, 1e12, 1e18)
+BOOSTS = (1.0, 1e8, 1e16, 1e24)
+"""Numbers in the channels that go may be so many times larger: weight decay leaves readers of dead channels weights of
+1e-20, which are no zeros and yet change nothing."""
+
 FLOAT, FLOAT16, INT64, BOOL = (int(getattr(onnx.TensorProto, n)) for n in ("FLOAT", "FLOAT16", "INT64", "BOOL"))
 
 
@@ -348,8 +352,9 @@ def _has_no_weight(trace: Trace, node: int, i: int) -> bool:
 def _answers(prover: LocalProver, node: int, i: int, tolerance: float) -> bool:
     trace = prover.kept.trace
     effect, kept_matter = 0.0, False
-    for scale in LOCAL_SCALES if trace.shapes.dtype[trace.graph.nodes[node].input[i]] == FLOAT else (1.0,):
-        error, effect, response = prover.error(node, i, scale)
+    wide = trace.shapes.dtype[trace.graph.nodes[node].input[i]] == FLOAT
+    for scale, boost in ((s, b) for b in BOOSTS for s in LOCAL_SCALES) if wide else ((1.0, 1.0),):
+        error, effect, response = prover.error(node, i, scale, boost)
         if error > tolerance:
             return False
         kept_matter = kept_matter or response > CLEARLY * tolerance
