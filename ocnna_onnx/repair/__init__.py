@@ -1,0 +1,1 @@
+"""Statistics of the original and of the pruned net in, better weights for what is left out."""
