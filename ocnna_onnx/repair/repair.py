@@ -25,6 +25,7 @@ from ..model.shapes import Shapes
 from ..rewrite.rewrite import Rewritten
 from ..trace.types import Trace
 from .frontier import Frontier, frontier
+from .slots import bias_slot
 from .solve import Fit, Pairs, fit, pilot
 
 FloatArray = npt.NDArray[np.float64]
@@ -48,14 +49,6 @@ class Repaired:
     values: dict[str, AnyArray] = field(default_factory=dict)
     layers: dict[str, tuple[float, float]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Slot:
-    """Where a layer's bias lives: an initializer that takes sign · bias."""
-
-    name: str
-    sign: float
 
 
 def repair(
@@ -124,7 +117,7 @@ def _repair_layer(
     if len(graph.consumers[weight_name]) > 1:
         found.notes.append(f"node '{name}' shares its weight with others: left as it is")
         return
-    slot = _bias_slot(graph, constants, map_)
+    slot = bias_slot(graph, map_)
     target = _target(trace, rewritten, student, teacher, node, map_)
     student.reach([map_.tensor])
     student.release()
@@ -184,21 +177,6 @@ def _note(found: Repaired, name: str, result: Fit, held_out: Pairs) -> None:
     my = held_out.y / held_out.rows
     energy = float((held_out.yy / held_out.rows - my**2).sum())
     found.layers[name] = (result.before / max(energy, 1e-30), result.after / max(energy, 1e-30))
-
-
-def _bias_slot(graph: Graph, constants: Constants, map_: Linear) -> Slot | None:
-    node = graph.nodes[map_.node]
-    if map_.bias is not None and node.input[map_.bias] in graph.initializers:
-        name = node.input[map_.bias]
-        return Slot(name, 1.0) if len(graph.consumers[name]) == 1 else None
-    readers = graph.consumers.get(map_.output, [])
-    if len(readers) == 1 and map_.output not in graph.outputs:
-        reader = graph.nodes[readers[0][0]]
-        if reader.op_type == "BatchNormalization" and map_.out_axis == 1:
-            mean = reader.input[3]
-            if mean in graph.initializers and len(graph.consumers[mean]) == 1:
-                return Slot(mean, -1.0)
-    return None
 
 
 def _target(

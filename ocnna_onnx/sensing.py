@@ -1,0 +1,120 @@
+"""How much each group matters: for a few cuts, its readers are refitted in closed form, the net runs on held-out samples,
+and its outputs are compared with the original's (METHODS.md §5)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from .calibrate.covariance import Covariance
+from .calibrate.readers import Reader, covariances, readers
+from .calibrate.stream import batch_size, stream
+from .data.samples import Samples
+from .model.light import Light, light
+from .plan.allocate import Curve, curve_of
+from .repair.refit import refitted
+from .report.fidelity import fidelity
+from .settings import Settings
+from .trace.groups import Group
+from .trace.types import Trace
+
+FloatArray = npt.NDArray[np.float64]
+
+CUTS = (0.125, 0.3, 0.55, 0.8)
+"""Shares of a group's classes at which its damage is measured."""
+
+
+@dataclass(frozen=True)
+class Readings:
+    """The layers that read channels, and the covariances of what they see."""
+
+    readers: Sequence[Reader]
+    covariances: Sequence[Covariance]
+
+
+def readings(trace: Trace, samples: Samples, settings: Settings) -> Readings:
+    """One pass over the samples."""
+    found = readers(trace)
+    taps, gathered = covariances(found, samples.count, settings.seed)
+    stream(trace.graph, trace.shapes, taps, samples, settings.runtime, settings.memory)
+    return Readings(found, gathered)
+
+
+def curves(
+    trace: Trace,
+    groups: Sequence[Group],
+    score: FloatArray,
+    seen: Readings,
+    held_out: Samples,
+    settings: Settings,
+    distance: Callable[[Light], float] | None = None,
+    step: int = 1,
+    cuts: Sequence[float] = CUTS,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Curve]:
+    """One curve per group. score: per class; the lowest go first. distance: from what a net's outputs are measured; by
+    default from the traced net's own."""
+    runtime = settings.runtime
+    if distance is None:
+        batch = batch_size(trace.shapes, held_out)
+        _, distance = fidelity(trace.graph.model, held_out, batch, runtime, settings.memory)
+    base = light(trace.graph.model)
+    weights = {name: trace.graph.array(name) for name in trace.graph.initializers}
+    start = distance(base)
+    found = []
+    for number, group in enumerate(groups):
+        progress(number, len(groups))
+        order = group.free[np.lexsort((-group.free, score[group.free]))]
+        if not len(order):
+            found.append(Curve(order, np.zeros(1), len(group.classes), step))
+            continue
+        at = sorted({max(1, round(c * len(group.classes))) for c in cuts})
+        at = [n for n in at if n < len(order)] or [max(1, len(order) - 1)]
+        damage = []
+        for n in at:
+            gone = ~trace.keep_units(order[:n])
+            changed = _changed(trace, seen, gone, weights)
+            edited = Light(base.proto, {**base.weights, **{k: v for k, v in changed.items() if k in base.weights}})
+            damage.append(max(0.0, distance(_with_small(edited, changed)) - start))
+        predicted = _shape(score, order)
+        found.append(curve_of(order, len(group.classes), at, damage, predicted, step))
+    progress(len(groups), len(groups))
+    return found
+
+
+def _changed(
+    trace: Trace, seen: Readings, gone: npt.NDArray[np.bool_], weights: Mapping[str, object]
+) -> dict[str, object]:
+    changed: dict[str, object] = {}
+    for reader, covariance in zip(seen.readers, seen.covariances, strict=True):
+        if gone[reader.units].any():
+            name = trace.graph.nodes[reader.map.node].input[reader.map.weight]
+            if name in trace.graph.initializers:
+                changed.update(refitted(trace.graph, reader, covariance, gone, {**weights, **changed}))
+    return changed
+
+
+def _with_small(model: Light, changed: Mapping[str, object]) -> Light:
+    """Initializers that lie in the protobuf itself are changed there."""
+    from onnx import numpy_helper
+
+    inline = {n: a for n, a in changed.items() if n not in model.weights}
+    if not inline:
+        return model
+    copy = light(model)
+    for tensor in copy.proto.graph.initializer:
+        if tensor.name in inline:
+            tensor.CopyFrom(numpy_helper.from_array(inline[tensor.name], tensor.name))
+    return copy
+
+
+def _shape(score: FloatArray, order: npt.NDArray[np.int64]) -> FloatArray:
+    """How damage grows with the number of classes: as the scores do, but at least as the square of their number."""
+    share = (np.arange(len(order) + 1) / max(1, len(order))) ** 2
+    values = np.concatenate([[0.0], score[order]])
+    top = float(values.max())
+    grown = np.maximum.accumulate(values / top) if top > 0 else share
+    return np.asarray(0.5 * share + 0.5 * grown)
