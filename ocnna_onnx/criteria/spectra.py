@@ -24,7 +24,7 @@ FEWEST = 400
 """Fewer matrices than this are LAPACK's, too: a step costs a call, however few the lanes."""
 
 LANES = 1 << 13
-"""At most as many matrices at once."""
+"""About as many matrices at once."""
 
 BYTES = 1 << 23
 """Of one working copy of a chunk; there are about four."""
@@ -60,7 +60,8 @@ def leading_energy(matrices: AnyArray, variance: float) -> FloatArray:
     lanes = min(rows, columns) <= LOCKSTEP and n >= FEWEST
     small = lanes and max(rows, columns) <= LOCKSTEP and not everything
     area = max(rows * columns, min(rows, columns) ** 2)
-    step = max(1, min(LANES if small else n, BYTES // (4 * area)))
+    most = max(1, min(LANES if small else n, BYTES // (4 * area)))
+    step = max(1, -(-n // max(1, round(n / most))))
     found = np.empty(n)
     for k in range(0, n, step):
         chunk = matrices[k : k + step]

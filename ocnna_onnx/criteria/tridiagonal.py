@@ -65,7 +65,7 @@ def _by_lapack(matrices: Singles, found: Kernels) -> tuple[Singles, npt.NDArray[
     diagonal, beside = np.empty((n, side), np.float32), np.zeros((n, side), np.float32)
     reflectors, work = np.empty(side, np.float32), np.empty(BLOCK * side, np.float32)
     sizes, failed = np.array([side, work.size, 0], np.intc), np.zeros(n, np.intc)
-    triangle = ctypes.create_string_buffer(b"L")
+    triangle = ctypes.create_string_buffer(b"U")
     # Addresses as plain numbers, stepped by hand: a matrix costs two calls and four additions.
     uplo, tau, space = ctypes.addressof(triangle), reflectors.ctypes.data, work.ctypes.data
     order = sizes.ctypes.data
