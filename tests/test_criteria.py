@@ -23,7 +23,7 @@ from ocnna_onnx.calibrate.stream import Tap
 from ocnna_onnx.criteria.magnitude import filters, l1, l2
 from ocnna_onnx.criteria.ocnna import pca_norms, variation
 from ocnna_onnx.criteria.random import RANDOM
-from ocnna_onnx.criteria.request import Subject, from_outputs
+from ocnna_onnx.criteria.request import Gather, Subject, from_outputs
 from ocnna_onnx.data.open import open_data
 from ocnna_onnx.data.samples import Samples
 from ocnna_onnx.model.light import light
@@ -240,7 +240,8 @@ def test_maps_of_several_batches_are_measured_together(
         return pca_norms(maps)
 
     tensors = tuple(s.tensor for s in trace.sources)
-    request = from_outputs(trace.sources, tensors, measure, variation, 10 + late, gather)
+    gathered = Gather(10 + late, gather, 8)
+    request = from_outputs(trace.sources, tensors, measure, variation, gathered)
     stream.stream(trace.graph, trace.shapes, request.taps, open_data(images(10), trace.graph, {}), RUNTIME, 1 << 30)
     assert seen == (together[:-1] if late and gather else together)
     for found, want in zip(request.finish(), wanted, strict=True):

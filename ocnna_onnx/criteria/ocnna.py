@@ -16,8 +16,8 @@ from ..calibrate.stream import Tap
 from ..errors import UsageError
 from ..model.graph import AnyArray
 from .reading import in_numbers, read_at
-from .request import Criterion, Options, Request, Subject, from_outputs
-from .spectra import enough, leading_energy
+from .request import Criterion, Gather, Options, Request, Subject, from_outputs
+from .spectra import LOCKSTEP, enough, leading_energy
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -119,7 +119,8 @@ def request(subject: Subject, options: Options) -> Request:
     if per == "filter":
         return in_numbers(subject.trace, _per_filter(subject, tensors, variance))
     norms = partial(pca_norms, variance=variance)
-    measured = from_outputs(subject.layers, tensors, norms, variation, subject.samples, GATHER)
+    gather = Gather(subject.samples, GATHER, LOCKSTEP)
+    measured = from_outputs(subject.layers, tensors, norms, variation, gather)
     return in_numbers(subject.trace, measured)
 
 

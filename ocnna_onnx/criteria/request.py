@@ -66,20 +66,28 @@ def from_weights(score: Callable[[Trace, Source], FloatArray], source: str) -> C
     return Criterion(request, source, images=False)
 
 
+@dataclass(frozen=True)
+class Gather:
+    """Maps whose smaller side is at most `side` wait until a layer has so many bytes of them, for what works better on
+    many small maps at once. samples: how many there will be, so that the last ones need not wait."""
+
+    samples: int
+    bytes: int
+    side: int
+
+
 def from_outputs(
     layers: tuple[Source, ...],
     tensors: tuple[str, ...],
     measure: Callable[[AnyArray], FloatArray],
     finish: Callable[[Moments], FloatArray],
-    samples: int = 0,
-    gather: int = 0,
+    gather: Gather | None = None,
 ) -> Request:
     """A request that measures one number per image and channel, and keeps its mean and variance over the images.
 
     tensors: where each layer is read; channels lie along the layer's own axis. measure: maps [images, channels, rows,
-    columns] -> [images, channels]. finish: the moments of a layer -> scores [channels]. gather: maps of several batches
-    wait until a layer has so many bytes of them, for what works better on many at once; samples: how many there will
-    be, so that the last ones need not wait.
+    columns] -> [images, channels]. finish: the moments of a layer -> scores [channels]. gather: see Gather; each
+    batch is measured as it comes otherwise.
     """
     found: list[Moments | None] = [None] * len(layers)
     waiting: list[list[AnyArray]] = [[] for _ in layers]
@@ -96,7 +104,9 @@ def from_outputs(
             maps = as_maps(output, layers[k].axis, batch)
             waiting[k].append(maps[: max(1, valid * len(maps) // batch)])
             seen[k] += valid
-            if seen[k] >= samples or sum(m.nbytes for m in waiting[k]) >= gather:
+            if gather is None or min(maps.shape[2:]) > gather.side or seen[k] >= gather.samples:
+                settle(k)
+            elif sum(m.nbytes for m in waiting[k]) >= gather.bytes:
                 settle(k)
 
         return take
@@ -106,4 +116,6 @@ def from_outputs(
             settle(k)
         return [finish(m) for m in found if m is not None]
 
-    return Request(tuple(Tap(tensor, watch(k), gather) for k, tensor in enumerate(tensors)), scores)
+    return Request(
+        tuple(Tap(tensor, watch(k), gather.bytes if gather else 0) for k, tensor in enumerate(tensors)), scores
+    )
