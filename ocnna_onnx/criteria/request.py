@@ -104,9 +104,8 @@ def from_outputs(
             maps = as_maps(output, layers[k].axis, batch)
             waiting[k].append(maps[: max(1, valid * len(maps) // batch)])
             seen[k] += valid
-            if gather is None or min(maps.shape[2:]) > gather.side or seen[k] >= gather.samples:
-                settle(k)
-            elif sum(m.nbytes for m in waiting[k]) >= gather.bytes:
+            size = sum(m.nbytes for m in waiting[k])
+            if gather is None or size >= gather.bytes or min(maps.shape[2:]) > gather.side or seen[k] >= gather.samples:
                 settle(k)
 
         return take
