@@ -23,7 +23,7 @@ from ocnna_onnx.calibrate.stream import Tap
 from ocnna_onnx.criteria.magnitude import filters, l1, l2
 from ocnna_onnx.criteria.ocnna import pca_norms, variation
 from ocnna_onnx.criteria.random import RANDOM
-from ocnna_onnx.criteria.request import Subject
+from ocnna_onnx.criteria.request import Gather, Subject, from_outputs
 from ocnna_onnx.data.open import open_data
 from ocnna_onnx.data.samples import Samples
 from ocnna_onnx.model.light import light
@@ -221,6 +221,32 @@ def test_the_batch_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(stream, "MAX_BATCH", batch)
         for a, b in zip(norms_of(tiny(), data), wanted, strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-4)
+
+
+@pytest.mark.parametrize("late", [0, 1])
+@pytest.mark.parametrize(("gather", "together"), [(0, [3, 3, 3, 1]), (10_000, [6, 4]), (1 << 30, [10])])
+def test_maps_of_several_batches_are_measured_together(
+    gather: int, together: list[int], late: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An image has 2048 bytes of conv1's maps. late: samples that do not come, so that the last maps wait in vain."""
+    monkeypatch.setattr(stream, "MAX_BATCH", 3)
+    trace = traced(tiny())
+    wanted = [variation(moments(w)) for w in norms_of(tiny(), images(10))]
+    seen: list[int] = []
+
+    def measure(maps: Array) -> Array:
+        if maps.shape[1:] == (8, 8, 8):
+            seen.append(len(maps))
+        return pca_norms(maps)
+
+    tensors = tuple(s.tensor for s in trace.sources)
+    gathered = Gather(10 + late, gather, 8)
+    request = from_outputs(trace.sources, tensors, measure, variation, gathered)
+    stream.stream(trace.graph, trace.shapes, request.taps, open_data(images(10), trace.graph, {}), RUNTIME, 1 << 30)
+    assert seen == (together[:-1] if late and gather else together)
+    for found, want in zip(request.finish(), wanted, strict=True):
+        np.testing.assert_allclose(found, want, rtol=1e-4)
+    assert seen == together
 
 
 def test_memory_does_not_matter() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from sklearn.decomposition import PCA
 
-from ocnna_onnx.criteria import spectra
+from ocnna_onnx.criteria import spectra, tridiagonal
 from ocnna_onnx.criteria.lockstep import eigenvalues
 from ocnna_onnx.criteria.ocnna import pca_norms, pca_norms_per_filter, pooled
 
@@ -92,10 +93,17 @@ def assert_equal(found: Array, maps: Array, variance: float = 0.95) -> None:
     np.testing.assert_allclose(found[clear], wanted[clear], rtol=1e-5, atol=0)
 
 
-@pytest.mark.parametrize("path", ["lockstep", "lapack"])
+def choose(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All matrices in lockstep, or none, and those by SciPy's LAPACK or as if there were none."""
+    monkeypatch.setattr(spectra, "FEWEST", 1 if path == "lockstep" else 1 << 40)
+    if path == "numpy":
+        monkeypatch.setattr(tridiagonal, "kernels", lambda: None)
+
+
+@pytest.mark.parametrize("path", ["lockstep", "lapack", "numpy"])
 @pytest.mark.parametrize("kind", KINDS, ids=[k.__name__ for k in KINDS])
 def test_every_kind_and_size_of_map(kind: Kind, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spectra, "FEWEST", 1 if path == "lockstep" else 1 << 40)
+    choose(path, monkeypatch)
     rng = np.random.default_rng(3)
     for rows, columns in SIZES:
         for dtype in (np.float32, np.float64):
@@ -106,10 +114,10 @@ def test_every_kind_and_size_of_map(kind: Kind, path: str, monkeypatch: pytest.M
             np.testing.assert_array_equal(maps, before)
 
 
-@pytest.mark.parametrize("path", ["lockstep", "lapack"])
+@pytest.mark.parametrize("path", ["lockstep", "lapack", "numpy"])
 def test_near_ties_are_decided_as_float64_decides_them(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two orthogonal components that hold 95 % but for a hair: one is enough, or it is not."""
-    monkeypatch.setattr(spectra, "FEWEST", 1 if path == "lockstep" else 1 << 40)
+    choose(path, monkeypatch)
     rng = np.random.default_rng(0)
     side, n = 12, 600
     hair = rng.choice([-1.0, 1.0], n) * 10.0 ** rng.uniform(-10, -4, n)
@@ -177,6 +185,47 @@ def test_eigenvalues_in_lockstep(n: int, dtype: type) -> None:
     np.testing.assert_allclose(
         np.sort(found.T[settled], axis=1), wanted[settled], rtol=0, atol=8 * n * np.finfo(dtype).eps
     )
+
+
+@pytest.mark.parametrize("path", ["lapack", "numpy"])
+@pytest.mark.parametrize("n", [1, 2, 3, 33, 34, 56, 112, 150])
+def test_eigenvalues_by_lapack(n: int, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clusters, zeros, split matrices and nothing at all among them."""
+    choose(path, monkeypatch)
+    rng = np.random.default_rng(n)
+    spectrum = np.concatenate([rng.uniform(0, 1, (12, n)), 10.0 ** rng.uniform(-12, 0, (12, n)), np.ones((4, n))])
+    spectrum[6:10, max(1, n // 2) :] = 0
+    spectrum /= spectrum.sum(axis=1, keepdims=True)
+    basis, _ = np.linalg.qr(noise(rng, len(spectrum), n, n))
+    full = (basis * spectrum[:, None]) @ basis.transpose(0, 2, 1)
+    matrices = np.concatenate([full, spectrum[:, :, None] * np.eye(n), np.zeros((1, n, n))]).astype(np.float32)
+    wanted = np.linalg.eigvalsh(matrices.astype(np.float64))
+    found, settled = tridiagonal.eigenvalues(matrices)
+    assert settled.all()
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=4 * np.finfo(np.float32).eps)
+
+
+def test_this_scipy_gives_its_kernels() -> None:
+    """Without them the scores are the same, and cost a third more: a new SciPy should not go unnoticed."""
+    assert tridiagonal.kernels() is not None
+
+
+@pytest.mark.parametrize("name", ["void (char *, long *)", "double (char *, int *)", ""])
+def test_kernels_of_another_form_are_left_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    capsule = new_capsule(name.encode())
+    for exported in ({"ssytrd": capsule, "ssterf": capsule}, {}):
+        monkeypatch.setattr(tridiagonal.cython_lapack, "__pyx_capi__", exported)
+        assert tridiagonal.kernels.__wrapped__() is None  # past the cache
+
+
+NAMES: list[bytes] = []
+"""Of capsules: Python does not copy them."""
+
+
+def new_capsule(name: bytes) -> Any:
+    NAMES.append(name)
+    make = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
+    return make(("PyCapsule_New", ctypes.pythonapi))(1, name, None)
 
 
 # --- The other reading: the maps of one filter are the samples

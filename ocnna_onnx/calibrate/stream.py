@@ -23,7 +23,7 @@ FloatArray = npt.NDArray[np.float64]
 
 MAX_BATCH = 16
 
-BATCH_BYTES = 1 << 28
+BATCH_BYTES = 1 << 27
 """All taps of one batch should fit in this: larger batches gain nothing on a CPU. It does not follow the memory at
 hand, since the batch has a say in rounding."""
 

@@ -4,6 +4,7 @@ variation."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,14 +16,17 @@ from ..calibrate.stream import Tap
 from ..errors import UsageError
 from ..model.graph import AnyArray
 from .reading import in_numbers, read_at
-from .request import Criterion, Options, Request, Subject, from_outputs
-from .spectra import enough, leading_energy
+from .request import Criterion, Gather, Options, Request, Subject, from_outputs
+from .spectra import LOCKSTEP, enough, leading_energy
 
 FloatArray = npt.NDArray[np.float64]
 
 VARIANCE = 0.95
 CELLS = 8
 """Side of a pooled map."""
+
+GATHER = 1 << 22
+"""Bytes of a layer's maps that are worth waiting for: small maps are done thousands at a time."""
 
 MOST_IMAGES = 256
 """Images whose maps are samples of a filter's own PCA."""
@@ -114,7 +118,9 @@ def request(subject: Subject, options: Options) -> Request:
     tensors = read_at(subject, options, "ocnna")
     if per == "filter":
         return in_numbers(subject.trace, _per_filter(subject, tensors, variance))
-    measured = from_outputs(subject.layers, tensors, lambda maps: pca_norms(maps, variance), variation)
+    norms = partial(pca_norms, variance=variance)
+    gather = Gather(subject.samples, GATHER, LOCKSTEP)
+    measured = from_outputs(subject.layers, tensors, norms, variation, gather)
     return in_numbers(subject.trace, measured)
 
 

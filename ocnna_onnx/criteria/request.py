@@ -66,25 +66,55 @@ def from_weights(score: Callable[[Trace, Source], FloatArray], source: str) -> C
     return Criterion(request, source, images=False)
 
 
+@dataclass(frozen=True)
+class Gather:
+    """Maps whose smaller side is at most `side` wait until a layer has so many bytes of them, for what works better on
+    many small maps at once. samples: how many there will be, so that the last ones need not wait."""
+
+    samples: int
+    bytes: int
+    side: int
+
+
 def from_outputs(
     layers: tuple[Source, ...],
     tensors: tuple[str, ...],
     measure: Callable[[AnyArray], FloatArray],
     finish: Callable[[Moments], FloatArray],
+    gather: Gather | None = None,
 ) -> Request:
     """A request that measures one number per image and channel, and keeps its mean and variance over the images.
 
     tensors: where each layer is read; channels lie along the layer's own axis. measure: maps [images, channels, rows,
-    columns] -> [images, channels]. finish: the moments of a layer -> scores [channels].
+    columns] -> [images, channels]. finish: the moments of a layer -> scores [channels]. gather: see Gather; each
+    batch is measured as it comes otherwise.
     """
     found: list[Moments | None] = [None] * len(layers)
+    waiting: list[list[AnyArray]] = [[] for _ in layers]
+    seen = [0] * len(layers)
+
+    def settle(k: int) -> None:
+        if waiting[k]:
+            maps = waiting[k][0] if len(waiting[k]) == 1 else np.concatenate(waiting[k])
+            waiting[k].clear()
+            found[k] = merged(found[k], moments(measure(maps)))
 
     def watch(k: int) -> Callable[[AnyArray, int, int], None]:
         def take(output: AnyArray, batch: int, valid: int) -> None:
             maps = as_maps(output, layers[k].axis, batch)
-            found[k] = merged(found[k], moments(measure(maps)[: max(1, valid * len(maps) // batch)]))
+            waiting[k].append(maps[: max(1, valid * len(maps) // batch)])
+            seen[k] += valid
+            size = sum(m.nbytes for m in waiting[k])
+            if gather is None or size >= gather.bytes or min(maps.shape[2:]) > gather.side or seen[k] >= gather.samples:
+                settle(k)
 
         return take
 
-    taps = tuple(Tap(tensor, watch(k)) for k, tensor in enumerate(tensors))
-    return Request(taps, lambda: [finish(m) for m in found if m is not None])
+    def scores() -> list[FloatArray]:
+        for k in range(len(layers)):
+            settle(k)
+        return [finish(m) for m in found if m is not None]
+
+    return Request(
+        tuple(Tap(tensor, watch(k), gather.bytes if gather else 0) for k, tensor in enumerate(tensors)), scores
+    )

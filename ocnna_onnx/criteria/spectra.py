@@ -7,11 +7,13 @@ again in float64.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
 from ..model.graph import AnyArray
-from .lockstep import eigenvalues
+from . import lockstep, tridiagonal
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -22,16 +24,29 @@ FEWEST = 400
 """Fewer matrices than this are LAPACK's, too: a step costs a call, however few the lanes."""
 
 LANES = 1 << 13
-"""At most as many matrices at once."""
+"""About as many matrices at once."""
 
 BYTES = 1 << 23
 """Of one working copy of a chunk; there are about four."""
+
+CACHED = 1 << 19
+"""Of one working copy of what is done one by one."""
 
 KEPT = 1 / 16
 """Share of a map's squares that must be left when its means are taken off, for float32 to hold the difference."""
 
 SCALE = (1e-24, 1e24)
 """Energies whose squares and sums float32 holds."""
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """squares: eigenvalues [n, side] of the Gram matrices as shares of their sums, descending. total: the sums [n].
+    sure: where float32 held all of it [n]. All but `sure` float32."""
+
+    squares: AnyArray
+    total: AnyArray
+    sure: npt.NDArray[np.bool_]
 
 
 def leading_energy(matrices: AnyArray, variance: float) -> FloatArray:
@@ -42,18 +57,19 @@ def leading_energy(matrices: AnyArray, variance: float) -> FloatArray:
     """
     n, rows, columns = matrices.shape
     everything = variance >= 1 or min(rows, columns) == 1
-    lockstep = min(rows, columns) <= LOCKSTEP and n >= FEWEST
-    small = lockstep and max(rows, columns) <= LOCKSTEP and not everything
+    lanes = min(rows, columns) <= LOCKSTEP and n >= FEWEST
+    small = lanes and max(rows, columns) <= LOCKSTEP and not everything
     area = max(rows * columns, min(rows, columns) ** 2)
-    step = max(1, min(LANES if small else n, BYTES // (4 * area)))
+    most = max(1, min(LANES if small else n, BYTES // (4 * area)))
+    step = max(1, -(-n // max(1, round(n / most))))
     found = np.empty(n)
     for k in range(0, n, step):
         chunk = matrices[k : k + step]
         if everything:
             found[k : k + step] = _energy(chunk)
             continue
-        gram = _gram_lanes(chunk) if small else _gram(chunk)
-        found[k : k + step] = _settle(chunk, gram, variance, lockstep)
+        spectrum = _in_lockstep(_gram_lanes(chunk) if small else _in_lanes(chunk)) if lanes else _one_by_one(chunk)
+        found[k : k + step] = _settle(chunk, spectrum, variance)
     return found
 
 
@@ -67,22 +83,46 @@ def enough(squares: AnyArray, variance: float) -> tuple[FloatArray, npt.NDArray[
     return sums, np.where(above.any(axis=1), above.argmax(axis=1), sums.shape[1] - 1)
 
 
-def _settle(chunk: AnyArray, gram: AnyArray, variance: float, lockstep: bool) -> FloatArray:
-    """Leading energies from float32 Gram matrices [side, side, n], in float64 where float32 cannot tell."""
-    side = gram.shape[0]
+def _in_lockstep(gram: AnyArray) -> Spectrum:
+    """Of float32 Gram matrices [side, side, n]."""
     with np.errstate(all="ignore"):
         total = np.einsum("iib->b", gram)
-        sound = (total > SCALE[0]) & (total < SCALE[1])
+        sound = _sound(total)
         gram *= np.where(sound, 1 / total, 0)
     gram[:, :, ~sound] = 0
-    if lockstep:
-        values, settled = eigenvalues(np.ascontiguousarray(gram))
-        squares = np.sort(values.T, axis=1)[:, ::-1]
-    else:
-        squares, settled = np.linalg.eigvalsh(gram.transpose(2, 0, 1))[:, ::-1], np.ones(len(chunk), np.bool_)
+    values, settled = lockstep.eigenvalues(gram)
+    return Spectrum(np.sort(values.T, axis=1)[:, ::-1], total, sound & settled)
+
+
+def _one_by_one(chunk: AnyArray) -> Spectrum:
+    """Of [n, rows, columns], so few at a time that they stay in the cache from end to end."""
+    n, side = len(chunk), min(chunk.shape[1:])
+    values, total, sure = np.empty((n, side), np.float32), np.empty(n, np.float32), np.empty(n, np.bool_)
+    step = max(1, CACHED // (4 * max(1, chunk[0].size)))
+    for k in range(0, n, step):
+        part = slice(k, k + step)
+        gram = _gram(chunk[part])
+        with np.errstate(all="ignore"):
+            total[part] = np.einsum("bii->b", gram)
+            sound = _sound(total[part])
+            gram *= np.where(sound, 1 / total[part], 0)[:, None, None]
+        gram[~sound] = 0
+        values[part], settled = tridiagonal.eigenvalues(gram)
+        sure[part] = sound & settled
+    return Spectrum(values[:, ::-1], total, sure)
+
+
+def _sound(total: AnyArray) -> npt.NDArray[np.bool_]:
+    return np.asarray((total > SCALE[0]) & (total < SCALE[1]))
+
+
+def _settle(chunk: AnyArray, spectrum: Spectrum, variance: float) -> FloatArray:
+    """Leading energies from float32 spectra, in float64 where float32 cannot tell."""
+    squares, total, sure = spectrum.squares, spectrum.total, spectrum.sure
+    side = squares.shape[1]
     sums, first = enough(squares.clip(min=0), variance)
     margin = np.abs(sums - variance * sums[:, -1:]).min(axis=1)
-    sure = sound & settled & (margin > 32 * np.finfo(np.float32).eps * side**0.5)
+    sure = sure & (margin > 32 * np.finfo(np.float32).eps * side**0.5)
     found = np.take_along_axis(sums, first[:, None], axis=1)[:, 0] * total
     again = np.flatnonzero(~sure)
     step = max(1, BYTES // (8 * max(1, chunk[0].size)))
@@ -123,12 +163,17 @@ def _single(matrices: AnyArray) -> AnyArray:
 
 
 def _gram(chunk: AnyArray) -> AnyArray:
-    """Smaller Gram matrices [side, side, n] of [n, rows, columns], float32."""
+    """Smaller Gram matrices [n, side, side] of [n, rows, columns], float32."""
     centred = _single(chunk)
     across = centred.transpose(0, 2, 1)
     with np.errstate(all="ignore"):
         gram = centred @ across if centred.shape[1] <= centred.shape[2] else across @ centred
-    return np.asarray(gram.transpose(1, 2, 0))
+    return np.asarray(gram)
+
+
+def _in_lanes(chunk: AnyArray) -> AnyArray:
+    """The same, [side, side, n]."""
+    return np.ascontiguousarray(_gram(chunk).transpose(1, 2, 0))
 
 
 def _gram_lanes(chunk: AnyArray) -> AnyArray:
