@@ -1,5 +1,5 @@
-"""How much each group matters: for a few cuts, its readers are refitted in closed form, the net runs on held-out samples,
-and its outputs are compared with the original's (METHODS.md §5)."""
+"""How much each group matters: for a few cuts, its readers are refitted in closed form, the net runs on held-out
+samples, and its outputs are compared with the original's (METHODS.md §5)."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from .calibrate.covariance import Covariance
 from .calibrate.readers import Reader, covariances, readers
 from .calibrate.stream import batch_size, stream
 from .data.samples import Samples
+from .model.graph import AnyArray
 from .model.light import Light, light
 from .plan.allocate import Curve, curve_of
 from .repair.refit import refitted
-from .report.fidelity import fidelity
+from .report.fidelity import squared_error
 from .settings import Settings
 from .trace.groups import Group
 from .trace.types import Trace
@@ -60,7 +61,7 @@ def curves(
     runtime = settings.runtime
     if distance is None:
         batch = batch_size(trace.shapes, held_out)
-        _, distance = fidelity(trace.graph.model, held_out, batch, runtime, settings.memory)
+        distance = squared_error(trace.graph.model, held_out, batch, runtime, settings.memory)
     base = light(trace.graph.model)
     weights = {name: trace.graph.array(name) for name in trace.graph.initializers}
     start = distance(base)
@@ -86,9 +87,9 @@ def curves(
 
 
 def _changed(
-    trace: Trace, seen: Readings, gone: npt.NDArray[np.bool_], weights: Mapping[str, object]
-) -> dict[str, object]:
-    changed: dict[str, object] = {}
+    trace: Trace, seen: Readings, gone: npt.NDArray[np.bool_], weights: Mapping[str, AnyArray]
+) -> dict[str, AnyArray]:
+    changed: dict[str, AnyArray] = {}
     for reader, covariance in zip(seen.readers, seen.covariances, strict=True):
         if gone[reader.units].any():
             name = trace.graph.nodes[reader.map.node].input[reader.map.weight]
@@ -97,7 +98,7 @@ def _changed(
     return changed
 
 
-def _with_small(model: Light, changed: Mapping[str, object]) -> Light:
+def _with_small(model: Light, changed: Mapping[str, AnyArray]) -> Light:
     """Initializers that lie in the protobuf itself are changed there."""
     from onnx import numpy_helper
 

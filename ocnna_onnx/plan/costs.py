@@ -1,4 +1,4 @@
-"""What a net costs as a function of what goes, in closed form: fast enough to be asked thousands of times by a search."""
+"""What a net costs as a function of what goes, in closed form: fast enough for a search to ask thousands of times."""
 
 from __future__ import annotations
 

@@ -23,8 +23,8 @@ SPILL = 8
 
 @dataclass
 class Frontier:
-    """Tensors of all samples (axis 0), as far as the net has been run. weights are read when a piece runs: whoever edits
-    them before that is heard.
+    """Tensors of all samples (axis 0), as far as the net has been run. weights are read when a piece runs: whoever
+    edits them before that is heard.
 
     held: tensor -> [samples, …]. done: nodes that need not run again. memory: bytes.
     """

@@ -51,6 +51,33 @@ def fidelity(
     return kinds, distance
 
 
+def squared_error(
+    original: Model, samples: Samples, batch: int, runtime: Runtime, memory: int
+) -> Callable[[Model], float]:
+    """model -> ‖b − a‖² / ‖a‖², the mean over float outputs; of class scores with their mean over the classes taken off
+    (softmax does not see it), of probabilities their logarithms. Unlike KL it does not saturate where the original is
+    sure of itself, as nets are on samples that they were trained on: what a sensitivity is measured by."""
+    kinds, kept = _reference(original, samples, batch, runtime, memory // 2)
+    names = [n for n in kinds if kinds[n] != DIFFERENT] or list(kinds)
+
+    def distance(model: Model) -> float:
+        sums = np.zeros((len(names), 2))
+        theirs = iter(kept) if kept is not None else _outputs(original, names, samples, batch, runtime)
+        for a, b in zip(theirs, _outputs(model, names, samples, batch, runtime), strict=True):
+            sums += [_compared(RELATIVE, _centred(kinds[n], a[n]), _centred(kinds[n], b[n])) for n in names]
+        found = sums[:, 0] / np.maximum(sums[:, 1], np.finfo(np.float64).tiny)
+        return float(found.mean()) if np.isfinite(found).all() else float("inf")
+
+    return distance
+
+
+def _centred(kind: str, output: AnyArray) -> AnyArray:
+    if kind not in (KL, PROBABILITIES):
+        return output
+    scores = np.log(np.maximum(output, CERTAIN)) if kind == PROBABILITIES else output
+    return np.asarray(scores - scores.mean(axis=1, keepdims=True))
+
+
 def _reference(
     original: Model, samples: Samples, batch: int, runtime: Runtime, most: int
 ) -> tuple[dict[str, str], list[Outputs] | None]:
