@@ -55,8 +55,8 @@ def allocate(
 ) -> list[int]:
     """Numbers of classes that go, one per curve, so that cost ≤ budget; as near as it comes where that is out of reach.
 
-    most: how many each may lose. cost(gone): of a net without these classes (bool [classes]). Greedy: of all curves,
-    the stretch with the least damage per cost goes next (a stretch may be several steps: a curve need not be convex), with
+    most: how many each may lose. cost(gone): of a net without these classes (bool [classes]). Greedy: of all curves, the
+    stretch with the least damage per cost goes next (it may be several steps long: a curve need not be convex), with
     costs as they are by then.
     """
     taken = [0] * len(curves)

@@ -55,7 +55,9 @@ def cost_model(trace: Trace) -> CostModel:
     for cut in trace.cuts:
         classes = trace.unit_class[vector(cut.labels, cut.along)]
         by_operand.setdefault((cut.node, cut.input), []).append(classes)
-    macs, params, term, axes = [], [], [], []
+    macs: list[float] = []
+    params: list[float] = []
+    axes: list[tuple[int, IntArray]] = []
     counted: set[str] = set()
     for i, node in enumerate(trace.graph.nodes):
         main = max(
@@ -76,10 +78,10 @@ def cost_model(trace: Trace) -> CostModel:
         if main is None and macs_of.get(i):
             macs.append(macs_of[i] / batch)
             params.append(0)
-    term = [t for t, _ in axes]
+    term = np.array([t for t, _ in axes], np.int64)
     size = np.array([len(c) for _, c in axes], np.float64)
     rows = np.repeat(np.arange(len(axes)), size.astype(np.int64))
     columns = np.concatenate([np.zeros(0, np.int64), *(c for _, c in axes)])
     shape = (len(axes), len(trace.free))
     counts = csr_array((np.ones(len(rows)), (rows, columns)), shape=shape)
-    return CostModel(np.array(macs, np.float64), np.array(params, np.float64), np.array(term, np.int64), size, counts)
+    return CostModel(np.array(macs, np.float64), np.array(params, np.float64), term, size, counts)
