@@ -47,6 +47,16 @@ class NothingFree(OcnnaError):
         self.walls = walls
 
 
+class TargetMissed(OcnnaError):
+    """A target cannot be met; nothing was written. `reached`: how far it got, per kind of target."""
+
+    exit_code = 5
+
+    def __init__(self, message: str, reached: dict[str, float] | None = None) -> None:
+        super().__init__(message)
+        self.reached = reached or {}
+
+
 class ProofFailed(OcnnaError):
     """The pruned model differs from the masked original, or the proof could not have failed; nothing was written.
 

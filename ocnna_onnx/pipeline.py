@@ -14,24 +14,30 @@ import numpy as np
 import onnx
 
 from . import __version__
+from .budgeting import Met, fitting, judging, meet, wishes_of
 from .calibrate.stream import batch_size
 from .criteria.scores import Scores
 from .criteria.table import parsed
 from .data.samples import Samples, probe_shapes, probe_values
-from .errors import DataError, NothingFree, ProofFailed, UsageError
+from .errors import DataError, NothingFree, ProofFailed, TargetMissed, UsageError
+from .mending import check_method, repaired
+from .model.light import light
 from .model.load import load
 from .model.save import save
 from .model.stamp import add_stamp
 from .opened import Opened, open_model
-from .plan.decide import decide
+from .plan.decide import Decided, decide
 from .plan.normalize import NORMALIZATIONS
 from .plan.plan import Plan, planned, removed_channels
 from .plan.select import Cut, FloatArray, excluded
+from .plan.targets import parse_targets
 from .prove.inputs import Feed, random_feeds, sample_feed
 from .prove.proof import prove
+from .repair.repair import with_values
 from .report.evaluate import evaluate
 from .report.inspection import Inspection, inspection, wall_infos
 from .report.outcome import Outcome
+from .rewrite.only import only_values
 from .rewrite.rewrite import rewrite
 from .scoring import given_scores, prunable, scores_of
 from .settings import samples_for, settings_of
@@ -45,7 +51,8 @@ if TYPE_CHECKING:
 
     from .settings import Common
 
-DEFAULT_RATIO = 0.3
+DEFAULT_TARGET, BLIND_TARGET = "drop=1%", "macs=90%"
+"""With data, and without: then nothing about the user's samples can be measured."""
 
 STRICT = "strict_inputs"
 """The plan's option that says that overridable inputs stay as they are."""
@@ -97,26 +104,41 @@ def prune(
     model: Any,
     *,
     criterion: str = "ocnna",
+    target: str | Sequence[str] | None = None,
     ratio: float | None = None,
     percentile: float | None = None,
+    allocate: str = "sensitivity",
+    align: int | str = "auto",
+    repair: str = "least-squares",
     exclude: Sequence[str] = (),
     exclude_op: Sequence[str] = (),
     min_channels: int = 1,
+    keep: Mapping[str, int] | None = None,
+    max_cut: Mapping[str, float] | None = None,
     normalize: str = "mean",
     scores: Scores | str | os.PathLike[str] | None = None,
+    best_effort: bool = False,
     **common: Unpack[Common],
 ) -> Result:
-    """A smaller model that computes exactly what `model` computes with the removed channels silenced.
+    """A smaller model that computes exactly what `model` computes with the removed channels silenced; then its weights
+    are repaired, so that its layers come as near to the original's as they can.
 
     model: a path, bytes, a ModelProto or an object with `.model_proto`; never modified. criterion: how filters are
-    scored (`ocnna`, `ocnna:variance=1`, `l2`, …: `ocnna_onnx.criteria.table`). ratio: removes floor(ratio · units) of
-    every group (default 0.3). percentile: OCNNA as published, all units at or below that percentile of their group's
-    scores. exclude: globs (or `re:` expressions) of node names. min_channels: units that every group keeps. normalize:
-    what makes the layers of a group comparable: `mean` (divide by it), `rank`, `lamp`. scores: start from these (of
-    `score`, or a scores.json) instead. common: samples, seed, runtime: see `ocnna_onnx.settings.Common`.
+    scored (`ocnna`, `ocnna:variance=1`, `obs`, …: `ocnna_onnx.criteria.table`). One of these says how much goes:
+    target: `macs=50%`, `params=…`, `bytes=5MB`, `latency=70%` (measured here), `drop=1%` (percentage points, judged on
+    samples that are held out), several: the tightest holds. ratio: floor(ratio · units) of every group. percentile:
+    OCNNA as published, all units at or below that percentile of their group's scores. With none of them, `drop=1%` of
+    the user's data, or `macs=90%` without data.
+    allocate: which groups give how much for a target: by measured `sensitivity`, or `uniform`. align: channel counts
+    end on multiples of it (of a target; `auto`: as this runtime needs, measured). repair: `least-squares`, `moments`,
+    `bias` or `none`. exclude: globs (or `re:` expressions) of node names. min_channels: units that every group keeps.
+    keep, max_cut: glob -> channels that its layers keep at least, or the share that they lose at most (of a target).
+    normalize: what makes the layers of a group comparable: `mean` (divide by it), `rank`, `lamp`. scores: start from
+    these (of `score`, or a scores.json) instead. best_effort: go as far as possible where a target cannot be met.
+    common: samples, seed, runtime: see `ocnna_onnx.settings.Common`.
 
     Raises UsageError (options), ModelError (the model), DataError (the data), NothingFree (no unit can go),
-    ProofFailed (the proof refused the result).
+    TargetMissed (a target is out of reach), ProofFailed (the proof refused the result).
     """
     parsed(criterion)
     _check_cut(ratio, percentile, min_channels)
@@ -125,13 +147,22 @@ def prune(
             raise UsageError(f"{option} {patterns!r} is no list of names")
     if normalize not in NORMALIZATIONS:
         raise UsageError(f"unknown normalization '{normalize}'; choose one of {', '.join(NORMALIZATIONS)}")
+    check_method(repair)
+    asked = None if target is None else parse_targets(target)
+    if asked and (ratio is not None or percentile is not None):
+        raise UsageError("give either a target, a ratio or a percentile")
+    settings = settings_of(**common)
+    if asked is None and ratio is None and percentile is None:
+        asked = parse_targets(DEFAULT_TARGET if settings.data is not None else BLIND_TARGET)
+    wishes = wishes_of(asked or (), allocate, align, min_channels, keep, max_cut, settings.runtime)
     given = None if scores is None else given_scores(scores)
-    job = open_model(model, settings_of(**common))
+    job = open_model(model, settings)
     if not any(len(g.free) for g in job.groups):
         rows = tuple((w.node, w.op, w.tensor, w.reason) for w in wall_infos(job.trace, job.groups))
         raise NothingFree(_nothing_free(rows, len(job.groups)), rows)
-    if ratio is None and percentile is None:
-        ratio = DEFAULT_RATIO
+    everything = job.samples
+    if asked and any(t.kind == "drop" for t in asked):
+        job = replace(job, samples=fitting(everything))
     started = time.perf_counter()
     known = given or scores_of(job, criterion, prunable(job.trace))
     values = known.by_source(job.trace)
@@ -139,29 +170,60 @@ def prune(
     exclude = (exclude,) if isinstance(exclude, str) else exclude
     exclude_op = (exclude_op,) if isinstance(exclude_op, str) else exclude_op
     barred = np.union1d(excluded(job.trace, exclude, exclude_op), _unscored(job.trace, values))
-    decided = decide(job.trace, job.groups, values, Cut(ratio, percentile, min_channels), normalize, barred)
-    job = replace(job, trace=decided.trace, groups=decided.groups)
-    keep = job.trace.keep_units(decided.classes)
+    method = repair if job.samples.real else "none"  # made-up samples tell what a net does, not what it is for
+    obtained: dict[str, Any] = {}
     options: dict[str, Any] = {"min_channels": min_channels, "samples": job.samples.count}
-    options.update({"ratio": ratio} if percentile is None else {"percentile": percentile})
+    if asked:
+        met = meet(job, values, normalize, barred, wishes, lambda d: _finished(job, d, method), judging(everything))
+        decided = met.decided
+        if met.short and not best_effort:
+            raise _missed(met, job)
+        obtained = {"targets": met.to_json(asked)}
+        options.update({"target": [t.text for t in asked], "allocate": allocate, "align": wishes.align.multiple})
+    else:
+        decided = decide(job.trace, job.groups, values, Cut(ratio, percentile, min_channels), normalize, barred)
+        options.update({"ratio": ratio} if percentile is None else {"percentile": percentile})
+    job = replace(job, trace=decided.trace, groups=decided.groups)
+    stays = job.trace.keep_units(decided.classes)
     options.update({"criterion": dict(known.options)} if known.options else {})
     options.update({"normalize": normalize} if normalize != "mean" else {})
     if exclude or exclude_op:
         options["exclude"] = [*exclude, *(f"op:{op}" for op in exclude_op)]
     if job.settings.strict_inputs:
         options[STRICT] = True
-    removed = removed_channels(job.trace, keep)
-    plan = Plan(job.loaded.sha256, job.loaded.name, known.criterion, options, job.settings.seed, removed)
-    return _carry_out(job, plan, keep)
+    removed = removed_channels(job.trace, stays)
+    measured = {**wishes.measured, **obtained}
+    plan = Plan(job.loaded.sha256, job.loaded.name, known.criterion, options, settings.seed, removed, measured)
+    return _carry_out(replace(job, samples=everything), plan, stays, method, job.samples)
 
 
-def apply(plan: Plan, model: Any, **common: Unpack[Common]) -> Result:
-    """Replay a plan: the same bytes as the prune that made it. Raises DataError where it is not this model's plan.
+def _finished(job: Opened, decided: Decided, method: str) -> onnx.ModelProto:
+    """The model as it would leave when these classes go."""
+    rewritten = rewrite(decided.trace, decided.trace.keep_units(decided.classes))
+    found = repaired(decided.trace, rewritten, job.samples, job.settings, method)
+    return with_values(rewritten.model, found.values)
 
-    common: see `ocnna_onnx.settings.Common`; strict_inputs holds, too, where the plan was made that way.
+
+def _missed(met: Met, job: Opened) -> TargetMissed:
+    """What could not be met, how far it got, and which walls stand in the way."""
+    first = met.short[0]
+    walls = wall_infos(job.trace, job.groups)
+    told = ", ".join(f"node '{w.node}' ({w.op}): {w.reason}" for w in walls[:3]) or "none"
+    reached = met.describe(first)
+    text = f"target {first.text} cannot be met: {reached} is as far as it goes; walls: {told}"
+    return TargetMissed(f"{text} (--best-effort writes that)", {t.kind: met.reached[t.kind] for t in met.short})
+
+
+def apply(plan: Plan, model: Any, *, repair: str = "none", **common: Unpack[Common]) -> Result:
+    """Replay a plan: the same net as the prune that made it, before its repair; the repair again where it is asked for
+    (with the same samples and seed: the same bytes). Raises DataError where it is not this model's plan.
+
+    repair: as for `prune`. common: see `ocnna_onnx.settings.Common`; strict_inputs holds, too, where the plan was made
+    that way.
     """
     if not isinstance(plan, Plan):
         raise UsageError(f"expected a Plan (Result.plan, or the plan of plan.json), got {type(plan).__name__}")
+    check_method(repair)
     settings = settings_of(**common)
     job = open_model(model, replace(settings, strict_inputs=settings.strict_inputs or is_strict(plan)))
     if plan.sha256 != job.loaded.sha256:
@@ -171,7 +233,9 @@ def apply(plan: Plan, model: Any, **common: Unpack[Common]) -> Result:
         )
     paired, classes = planned(plan, job.trace)
     job = replace(job, trace=paired, groups=find_groups(paired))
-    return _carry_out(job, plan, paired.keep_units(classes))
+    dropped = any(str(t).startswith("drop") for t in plan.options.get("target", ()))
+    fit_on = fitting(job.samples) if dropped else job.samples
+    return _carry_out(job, plan, paired.keep_units(classes), repair, fit_on)
 
 
 def _check_cut(ratio: float | None, percentile: float | None, min_channels: int) -> None:
@@ -220,8 +284,8 @@ def proof_feeds(trace: Trace, samples: Samples, seed: int) -> Iterable[Feed]:
     return chain([first] if first is not None else [], drawn)
 
 
-def _carry_out(job: Opened, plan: Plan, keep: BoolArray) -> Result:
-    """Rewrite, prove, evaluate, stamp, report."""
+def _carry_out(job: Opened, plan: Plan, keep: BoolArray, method: str = "none", fit_on: Samples | None = None) -> Result:
+    """Rewrite, prove, repair, evaluate, stamp, report. fit_on: the samples of the repair, by default all."""
     runtime, progress = job.settings.runtime, job.settings.progress
     started = time.perf_counter()
     rewritten = rewrite(job.trace, keep)
@@ -237,6 +301,13 @@ def _carry_out(job: Opened, plan: Plan, keep: BoolArray) -> Result:
             f"the proof failed, nothing was written: {proof.reason}", proof.node, proof.max_relative_error
         )
     started = time.perf_counter()
+    mended = repaired(job.trace, rewritten, fit_on or job.samples, job.settings, method)
+    if mended.values:
+        final = with_values(rewritten.model, mended.values)
+        only_values(rewritten.model, light(final))
+        rewritten = replace(rewritten, model=final)
+    job.timings["repair"] = time.perf_counter() - started
+    started = time.perf_counter()
     judged = job.samples.evaluation or job.samples
     agreement = evaluate(
         job.loaded.model,
@@ -249,7 +320,9 @@ def _carry_out(job: Opened, plan: Plan, keep: BoolArray) -> Result:
     job.timings["evaluate"] = time.perf_counter() - started
     if plan.remove:
         add_stamp(rewritten.model, __version__, job.loaded.sha256, plan.to_json())
-    outcome = Outcome(job.loaded, job.trace, job.groups, job.samples, plan, rewritten, proof, agreement, job.timings)
+    outcome = Outcome(
+        job.loaded, job.trace, job.groups, job.samples, plan, rewritten, proof, agreement, job.timings, mended
+    )
     return Result(rewritten.model, plan, outcome.to_json(__version__), job.loaded.external, job.loaded.files)
 
 

@@ -51,13 +51,13 @@ def curves(
     seen: Readings,
     held_out: Samples,
     settings: Settings,
+    steps: Sequence[int],
     distance: Callable[[Light], float] | None = None,
-    step: int = 1,
     cuts: Sequence[float] = CUTS,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Curve]:
-    """One curve per group. score: per class; the lowest go first. distance: from what a net's outputs are measured; by
-    default from the traced net's own."""
+    """One curve per group. score: per class; the lowest go first. steps: how many go at once, per group. distance: how
+    far a net's outputs are from where they should be; by default from the traced net's own."""
     runtime = settings.runtime
     if distance is None:
         batch = batch_size(trace.shapes, held_out)
@@ -66,7 +66,7 @@ def curves(
     weights = {name: trace.graph.array(name) for name in trace.graph.initializers}
     start = distance(base)
     found = []
-    for number, group in enumerate(groups):
+    for number, (group, step) in enumerate(zip(groups, steps, strict=True)):
         progress(number, len(groups))
         order = group.free[np.lexsort((-group.free, score[group.free]))]
         if not len(order):

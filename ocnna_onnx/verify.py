@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import onnx
 
 from .calibrate.stream import batch_size
 from .data.samples import probe_shapes, probe_values
 from .errors import DataError, ProofFailed
-from .model.graph import Graph
 from .model.light import Light
 from .model.load import load
 from .model.session import open_session
@@ -22,6 +20,7 @@ from .pipeline import is_strict, proof_feeds
 from .plan.plan import Plan, plan_from_json, planned, read_plan
 from .prove.proof import Proof, prove
 from .report.evaluate import Agreement, evaluate
+from .rewrite.only import only_values
 from .rewrite.rewrite import rewrite
 from .settings import samples_for, settings_of
 from .trace.groups import find_groups
@@ -89,7 +88,7 @@ def check(
             raise ProofFailed(f"the files do not belong together: {error}") from error
         rewritten = rewrite(traced, traced.keep_units(classes))
         final = number == len(plans) - 1
-        changed = _differences(rewritten.model, after.model) if final else ()
+        changed = only_values(rewritten.model, after.model) if final else ()
         # changed weights are somebody's repair: what can be proven is the surgery they started from
         subject = after.model if final and not changed else rewritten.model
         settings.progress("prove", number, len(plans))
@@ -118,28 +117,3 @@ def _plans(plan: Plan | str | os.PathLike[str] | None, sha256: str, pruned: onnx
     if start is None:
         raise ProofFailed("PRUNED was not made from ORIGINAL: no entry of its stamp names ORIGINAL's sha256")
     return [plan_from_json(entry["plan"], "the stamp") for entry in stamp[start:]]
-
-
-def _differences(expected: onnx.ModelProto, actual: Light) -> tuple[str, ...]:
-    """Initializers whose values differ. Raises ProofFailed where more than values differs."""
-    wanted, found = Graph(expected), Graph(actual.proto, actual.weights)
-    if len(wanted.nodes) != len(found.nodes):
-        raise ProofFailed(f"PRUNED has {len(found.nodes)} nodes, the plan gives {len(wanted.nodes)}")
-    for name, a, b in zip(wanted.names, wanted.nodes, found.nodes, strict=True):
-        if (a.op_type, a.domain, list(a.input), list(a.output)) != (b.op_type, b.domain, list(b.input), list(b.output)):
-            raise ProofFailed(f"node '{name}' of PRUNED is not the one that the plan gives", name)
-        if {x.name: x for x in a.attribute} != {x.name: x for x in b.attribute}:
-            raise ProofFailed(f"node '{name}' of PRUNED has other attributes than the plan gives", name)
-    if wanted.initializers.keys() != found.initializers.keys() or wanted.outputs != found.outputs:
-        raise ProofFailed("PRUNED has other initializers or outputs than the plan gives")
-    changed = []
-    for name, tensor in wanted.initializers.items():
-        other = found.initializers[name]
-        if list(tensor.dims) != list(other.dims) or tensor.data_type != other.data_type:
-            raise ProofFailed(f"'{name}' of PRUNED has shape {list(other.dims)}, the plan gives {list(tensor.dims)}")
-        value = found.array(name)
-        if wanted.array(name).tobytes() != value.tobytes():
-            if value.dtype.kind in "fV" and not np.isfinite(value.astype(np.float64)).all():
-                raise ProofFailed(f"'{name}' of PRUNED holds NaN or infinite values")
-            changed.append(name)
-    return tuple(changed)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from .options import FILE, data_options, guarded, library_arguments, runtime_options, verbosity_options
+from .options import FILE, data_options, guarded, library_arguments, repair_option, runtime_options, verbosity_options
 from .output import check_targets, deliver
 from .progress import progress_bar
 
@@ -16,6 +16,7 @@ from .progress import progress_bar
 @click.argument("plan", metavar="PLAN", type=FILE)
 @click.argument("model", metavar="IN", type=FILE)
 @click.argument("out", metavar="OUT", type=FILE)
+@repair_option("none")
 @data_options
 @runtime_options
 @click.option("--report", "report_out", type=FILE, metavar="FILE", help="Write the whole report as JSON.")
@@ -30,11 +31,13 @@ def apply_command(
     report_out: Path | None,
     overwrite: bool,
     as_json: bool,
+    repair: str,
     quiet: bool,
     verbose: int,
     **shared: Any,
 ) -> None:
-    """Replay PLAN (a plan.json) on IN: the same bytes in OUT as the prune that made it. Proven like every run."""
+    """Replay PLAN (a plan.json) on IN: the net that the prune made, before its repair;
+    with --repair and the same samples, the repair again. Proven like every run."""
     check_targets(model, out, overwrite, report_out, plan=plan, data=shared["data"])
     from ..pipeline import apply
     from ..plan.plan import read_plan
@@ -43,6 +46,7 @@ def apply_command(
         result = apply(
             read_plan(plan),
             model,
+            repair=repair,
             progress=progress,
             **library_arguments(shared),
         )

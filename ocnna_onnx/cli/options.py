@@ -124,6 +124,31 @@ def calibration_options(command: Command) -> Command:
     return command
 
 
+def repair_option(default: str) -> Callable[[Command], Command]:
+    """--repair."""
+    return click.option(
+        "--repair",
+        default=default,
+        show_default=True,
+        metavar="HOW",
+        help="What the weights that stay make up for: least-squares (layer by layer, on the samples), moments, bias, none.",
+    )
+
+
+def parse_globs(texts: tuple[str, ...], option: str, kind: Callable[[str], Any]) -> dict[str, Any]:
+    """`GLOB=VALUE` pairs. Raises UsageError."""
+    found = {}
+    for text in texts:
+        pattern, equals, value = text.rpartition("=")
+        try:
+            if not (pattern and equals):
+                raise ValueError
+            found[pattern] = kind(value)
+        except ValueError:
+            raise UsageError(f"{option} {text}: expected GLOB=VALUE") from None
+    return found
+
+
 def verbosity_options(command: Command) -> Command:
     """--debug, -q, -v."""
     for option in (

@@ -15,6 +15,8 @@ from .options import (
     data_options,
     guarded,
     library_arguments,
+    parse_globs,
+    repair_option,
     runtime_options,
     verbosity_options,
 )
@@ -34,7 +36,14 @@ from .progress import progress_bar
     metavar="HOW",
     help="What makes the layers of a group comparable: mean (divide by it), rank, lamp.",
 )
-@click.option("--ratio", type=float, metavar="R", help="Remove this share of every group (floor).  [default: 0.3]")
+@click.option(
+    "--target",
+    multiple=True,
+    metavar="KIND=VALUE",
+    help="macs=50%, params=1.2M, bytes=5MB, latency=70% (measured here), drop=1% (percentage points, judged on samples "
+    "that are held out); several: the tightest holds.  [default: drop=1% with --data, else macs=90%]",
+)
+@click.option("--ratio", type=float, metavar="R", help="Instead of a target: remove this share of every group (floor).")
 @click.option(
     "--percentile",
     type=float,
@@ -56,6 +65,24 @@ from .progress import progress_bar
     help="Keep the channels of all nodes of this operator; may be repeated.",
 )
 @click.option("--min-channels", type=int, default=1, show_default=True, metavar="N", help="Units every group keeps.")
+@click.option(
+    "--allocate",
+    default="sensitivity",
+    show_default=True,
+    metavar="HOW",
+    help="Which groups give how much for a target: by measured sensitivity, or uniform.",
+)
+@click.option(
+    "--align",
+    default="auto",
+    show_default=True,
+    metavar="N",
+    help="Channel counts end on multiples of 1, 4, 8, 16 or 32 (of a target); auto: as this runtime needs, measured.",
+)
+@click.option("--keep", multiple=True, metavar="GLOB=N", help="Layers keep at least N channels; may be repeated.")
+@click.option("--max-cut", multiple=True, metavar="GLOB=SHARE", help="Layers lose at most this share; may be repeated.")
+@repair_option("least-squares")
+@click.option("--best-effort", is_flag=True, help="Where a target cannot be met, go as far as possible (else exit 5).")
 @data_options
 @runtime_options
 @click.option("--plan-out", type=FILE, metavar="FILE", help="Write the plan (which channels go) as JSON.")
@@ -71,11 +98,18 @@ def prune_command(
     criterion: str,
     scores: Path | None,
     normalize: str,
+    target: tuple[str, ...],
     ratio: float | None,
     percentile: float | None,
     exclude: tuple[str, ...],
     exclude_op: tuple[str, ...],
     min_channels: int,
+    allocate: str,
+    align: str,
+    keep: tuple[str, ...],
+    max_cut: tuple[str, ...],
+    repair: str,
+    best_effort: bool,
     plan_out: Path | None,
     report_out: Path | None,
     dry_run: bool,
@@ -88,7 +122,8 @@ def prune_command(
     """Remove channels from IN and write the smaller model to OUT, proven equal to IN with those channels silenced.
 
     \b
-    ocnna-onnx prune in.onnx out.onnx --data samples.npz --ratio 0.3
+    ocnna-onnx prune in.onnx out.onnx --data pictures/ --target macs=50%
+    ocnna-onnx prune in.onnx out.onnx --data pictures/ --target drop=1%
     ocnna-onnx prune in.onnx out.onnx --data samples.npz --percentile 25     # OCNNA as published
     """
     if out is None and not dry_run:
@@ -103,7 +138,14 @@ def prune_command(
                 criterion=criterion,
                 scores=scores,
                 normalize=normalize,
+                target=target or None,
                 ratio=ratio,
+                allocate=allocate,
+                align=align,
+                keep={p: int(n) for p, n in parse_globs(keep, "--keep", int).items()},
+                max_cut=parse_globs(max_cut, "--max-cut", float),
+                repair=repair,
+                best_effort=best_effort,
                 percentile=percentile,
                 exclude=exclude,
                 exclude_op=exclude_op,

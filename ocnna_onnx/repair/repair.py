@@ -58,8 +58,10 @@ def repair(
     runtime: Runtime,
     memory: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    method: str = "least-squares",
 ) -> Repaired:
-    """New weights for the pruned model. samples: the original's outputs on them are the targets."""
+    """New weights for the pruned model. samples: the original's outputs on them are the targets. method:
+    `least-squares`; `moments` (each output channel gets the original's mean and variance) or `bias` (its mean)."""
     small = light(rewritten.model)
     pruned_graph = Graph(small.proto, small.weights)
     shapes = Shapes(rewritten.shapes, trace.shapes.dtype, trace.shapes.dynamic, trace.shapes.feeds, trace.shapes.batch)
@@ -73,7 +75,7 @@ def repair(
     for k, node in enumerate(order):
         progress(k, len(order))
         if node in touched:
-            _repair_layer(trace, rewritten, student, teacher, node, shapes, constants, found)
+            _repair_layer(trace, rewritten, student, teacher, node, shapes, constants, found, method)
     progress(len(order), len(order))
     return found
 
@@ -108,6 +110,7 @@ def _repair_layer(
     shapes: Shapes,
     constants: Constants,
     found: Repaired,
+    method: str,
 ) -> None:
     graph = student.graph
     map_ = linear(graph, shapes, constants, node)
@@ -129,7 +132,7 @@ def _repair_layer(
         old_bias = (slot.sign * student.weights[slot.name].astype(np.float64)).reshape(map_.groups, -1)
     seen, held_out = _pairs(map_, x, target, weight.shape[1], slot is not None, student.runtime)
     with threadpool_limits(1, "blas"):
-        result = fit(seen, held_out if held_out.rows else seen, weight, old_bias)
+        result = fit(seen, held_out if held_out.rows else seen, weight, old_bias, method)
     _note(found, name, result, held_out)
     new = stored_weight(map_, result.weight, value)
     if not np.isfinite(new).all():

@@ -107,10 +107,12 @@ class Fit:
     after: float
 
 
-def fit(seen: Pairs, held_out: Pairs, weight: FloatArray, bias: FloatArray) -> Fit:
+def fit(seen: Pairs, held_out: Pairs, weight: FloatArray, bias: FloatArray, method: str = "least-squares") -> Fit:
     """Weights by least squares, shrunk towards `weight`; the amount by the error on held-out samples, and refitted on
     all samples. Where nothing helps there, the weights stay as they are."""
     before = float(held_out.error(weight, bias).sum())
+    if method != "least-squares":
+        return _weaker(seen, held_out, weight, bias, method == "moments", before)
     best: tuple[float, float | None] = (before, None)
     for ridge, (w, b) in zip(RIDGES, _path(seen, weight, RIDGES), strict=True):
         error = float(held_out.error(w, b).sum())
@@ -125,6 +127,27 @@ def fit(seen: Pairs, held_out: Pairs, weight: FloatArray, bias: FloatArray) -> F
         return Fit(weight, bias, None, before, before)
     ((w, b),) = _path(seen.plus(held_out), weight, (chosen,))
     return Fit(w, b, chosen, before, error)
+
+
+def _weaker(seen: Pairs, held_out: Pairs, weight: FloatArray, bias: FloatArray, scaled: bool, before: float) -> Fit:
+    """Outputs get the mean of their targets, and with `scaled` their variance: weights keep their direction."""
+    both = seen.plus(held_out)
+
+    def changed(pairs: Pairs) -> FloatArray:
+        if not scaled:
+            return weight
+        xx, _ = pairs.centred()
+        variance = np.einsum("gdo,gdo->go", weight, xx @ weight)
+        wanted = pairs.yy / pairs.rows - (pairs.means()[1] ** 2 if pairs.intercept else 0)
+        ratio = np.sqrt(np.divide(wanted.clip(min=0), variance, out=np.ones_like(variance), where=variance > 0))
+        return np.asarray(weight * ratio.clip(0.1, 10)[:, None, :])
+
+    trial = changed(seen)
+    after = float(held_out.error(trial, seen.bias(trial)).sum())
+    if not after < before:
+        return Fit(weight, bias, None, before, before)
+    final = changed(both)
+    return Fit(final, both.bias(final), None, before, after)
 
 
 def _path(pairs: Pairs, weight: FloatArray, ridges: tuple[float, ...]) -> list[tuple[FloatArray, FloatArray]]:

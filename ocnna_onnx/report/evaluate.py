@@ -71,7 +71,7 @@ def evaluate(
             a, b = of_samples(a, batch, valid), of_samples(b, batch, valid)
             if kind is None:
                 kind = kind_of(a)
-                labels = _usable_labels(samples, a, kind)
+                labels = usable_labels(samples, a, kind)
             error += float(((a - b) ** 2).sum())
             size += float((a**2).sum())
             if kind != "relative_l2":
@@ -94,7 +94,7 @@ def evaluate(
     return Agreement(kind, same / total, samples.count, distance, right_before / total, right_after / total)
 
 
-def _usable_labels(samples: Samples, output: AnyArray, kind: Kind) -> IntArray | None:
+def usable_labels(samples: Samples, output: AnyArray, kind: Kind) -> IntArray | None:
     """The labels, where the output has classes. Raises DataError for labels that are none of them."""
     if samples.labels is None or kind != "top1":
         return None

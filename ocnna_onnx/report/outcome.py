@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from ..model.load import LoadedModel
 from ..plan.plan import Plan
 from ..plan.select import matches
 from ..prove.proof import Proof
+from ..repair.repair import Repaired
 from ..rewrite.rewrite import Rewritten
 from ..trace.groups import Group
 from ..trace.labels import BoolArray
@@ -39,6 +40,7 @@ class Outcome:
     proof: Proof
     agreement: Agreement | None
     timings: Mapping[str, float]
+    repaired: Repaired = field(default_factory=Repaired)
 
     def to_json(self, version: str) -> dict[str, Any]:
         """The dictionary of report.json."""
@@ -62,7 +64,7 @@ class Outcome:
         groups = [_group_row(trace, g, rewritten.kept.keep) for g in self.groups]
         units = sum(g["units"] for g in groups)
         removed = sum(g["removed"] for g in groups)
-        asked = ("ratio", "percentile", "exclude", "min_channels", "strict_inputs")
+        asked = ("target", "allocate", "align", "ratio", "percentile", "exclude", "min_channels", "strict_inputs")
         requested = {k: v for k, v in plan.options.items() if k in asked}
         return {
             "schema": SCHEMA,
@@ -81,6 +83,7 @@ class Outcome:
             "after": after,
             "requested": requested,
             "obtained": {
+                "targets": plan.measured.get("targets", []),
                 "units": units,
                 "removable": sum(g["removable"] for g in groups),
                 "removed": removed,
@@ -97,14 +100,15 @@ class Outcome:
             ],
             "cuts": [c.to_json() for c in rewritten.cuts],
             "rewrites": list(rewritten.rewrites),
-            "repaired": [],
+            "repaired": sorted(self.repaired.values),
+            "layers_repaired": {n: {"before": a, "after": b} for n, (a, b) in self.repaired.layers.items()},
             "warnings": self.warnings(),
             "timings": {k: round(v, 4) for k, v in self.timings.items()},
         }
 
     def warnings(self) -> list[str]:
         """What a person should know about this run."""
-        found = list(self.samples.notes)
+        found = [*self.samples.notes, *self.repaired.notes]
         if not self.samples.real:
             found.append(
                 f"no --data was given: calibrated and compared on {self.samples.source} "

@@ -1,0 +1,429 @@
+"""From targets to what goes: curves of damage, a budget, and where a target can only be measured (latency, drop) a
+search over budgets."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from .alignment import measured_alignment
+from .calibrate.stream import batch_size
+from .data.samples import Samples
+from .errors import UsageError
+from .model.light import Light
+from .model.session import Runtime, open_session, run
+from .opened import Opened
+from .plan.align import Alignment, aligned
+from .plan.allocate import Curve, allocate
+from .plan.costs import CostModel, cost_model
+from .plan.decide import Decided, decide
+from .plan.select import Cut, class_scores, matches, spare_emptied
+from .plan.targets import Target
+from .report.difference import Difference, difference
+from .rewrite.rewrite import rewrite
+from .sensing import curves, readings
+from .trace.groups import Group
+from .trace.labels import BoolArray, IntArray
+from .trace.types import Trace
+
+FloatArray = npt.NDArray[np.float64]
+
+HELD_OUT = 4
+"""One sample of so many judges a `drop`, and is used for nothing else."""
+
+CURVE_SAMPLES = 64
+LEVELS = 7
+"""Budgets that are tried where a target can only be measured."""
+
+LEAST = 0.05
+"""Share of the multiply–accumulates below which no search goes."""
+
+LATENCY_RUNS = 15
+
+Test = Callable[[IntArray], tuple[bool, dict[str, Any]]]
+"""Whether a target holds when these classes go, and what was measured."""
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """How a budget is to be met. allocate: `sensitivity` or `uniform`. align: on which multiples channel counts end.
+    keep: glob -> channels that its layers keep at least; max_cut: glob -> share that they lose at most. measured: what
+    was timed for it."""
+
+    targets: tuple[Target, ...]
+    allocate: str = "sensitivity"
+    align: Alignment = Alignment()
+    min_channels: int = 1
+    keep: Mapping[str, int] = field(default_factory=dict)
+    max_cut: Mapping[str, float] = field(default_factory=dict)
+    measured: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Met:
+    """decided: what goes. reached: target -> what the plan comes to, in its own unit. short: targets that are not met.
+    told: for the report."""
+
+    decided: Decided
+    reached: dict[str, float]
+    short: tuple[Target, ...]
+    told: dict[str, Any]
+
+    def describe(self, target: Target) -> str:
+        """What was reached, in the target's unit."""
+        value = self.reached[target.kind]
+        if target.relative:
+            return f"{target.kind} {100 * value:.1f}%"
+        return f"{target.kind} {value * 1e3:.2f} ms" if target.kind == "latency" else f"{target.kind} {value:,.0f}"
+
+    def to_json(self, targets: Sequence[Target]) -> list[dict[str, Any]]:
+        """One row per target: asked, reached, whether it is met, and what was measured for it."""
+        return [
+            {
+                "asked": t.text,
+                "kind": t.kind,
+                "reached": self.reached[t.kind],
+                "met": t not in self.short,
+                **({"measured": self.told[t.kind]} if t.kind in self.told else {}),
+            }
+            for t in targets
+        ]
+
+
+@dataclass(frozen=True)
+class _Ways:
+    """Everything that levels of a budget are made from."""
+
+    job: Opened
+    decided: Decided
+    score: FloatArray
+    curves: Sequence[Curve]
+    most: Sequence[int]
+    costs: CostModel
+    wishes: Wishes
+    axes: Sequence[IntArray]
+
+    @property
+    def trace(self) -> Trace:
+        return self.decided.trace
+
+
+def wishes_of(
+    targets: tuple[Target, ...],
+    allocation: str,
+    align: int | str,
+    min_channels: int,
+    keep: Mapping[str, int] | None,
+    max_cut: Mapping[str, float] | None,
+    runtime: Runtime,
+) -> Wishes:
+    """The user's options, once they are seen to be in range. Raises UsageError."""
+    if allocation not in ("sensitivity", "uniform"):
+        raise UsageError(f"unknown allocation '{allocation}'; choose sensitivity or uniform")
+    for pattern, least in (keep or {}).items():
+        if not isinstance(least, int) or least < 1:
+            raise UsageError(f"keep {pattern}={least}: a number of channels, at least 1")
+    for pattern, share in (max_cut or {}).items():
+        if not 0 <= share <= 1:
+            raise UsageError(f"max_cut {pattern}={share}: a share from 0 to 1")
+    measured: dict[str, Any] = {}
+    if align == "auto":
+        alignment = Alignment()
+        if targets:
+            multiple, told = measured_alignment(runtime)
+            alignment, measured = Alignment(multiple, adaptive=True), {"alignment": {"multiple": multiple, "ms": told}}
+    elif str(align) in ("1", "2", "4", "8", "16", "32", "64"):
+        alignment = Alignment(int(align))
+    else:
+        raise UsageError(f"align {align!r}: choose auto, 1, 4, 8, 16 or 32")
+    return Wishes(targets, allocation, alignment, min_channels, keep or {}, max_cut or {}, measured)
+
+
+def meet(
+    job: Opened,
+    scores: Mapping[int, FloatArray],
+    normalize: str,
+    barred: IntArray,
+    wishes: Wishes,
+    finished: Callable[[Decided], onnx.ModelProto],
+    judge: Samples,
+    given: Sequence[Curve] | None = None,
+) -> Met:
+    """What goes so that all targets hold. finished(decided): the model as it would leave, repaired; asked for only
+    where a drop must be measured, on `judge`. given: curves of an earlier run."""
+    nothing = decide(job.trace, job.groups, scores, Cut(0.0), normalize, barred)
+    score = class_scores(nothing.trace.unit_class, nothing.trace.sources, scores, normalize)
+    barred_classes = nothing.trace.unit_class[barred]
+    groups = [replace(g, free=np.setdiff1d(g.free, barred_classes)) for g in nothing.groups]
+    most = [_most(nothing.trace, g, wishes) for g in groups]
+    found = list(given) if given is not None else _curves(job, nothing.trace, groups, score, wishes)
+    ways = _Ways(job, nothing, score, found, most, cost_model(nothing.trace), wishes, _axis_channels(nothing.trace))
+    counted = [t for t in wishes.targets if t.kind in ("macs", "params", "bytes")]
+    measured = [t for t in wishes.targets if t.kind in ("latency", "drop")]
+    told: dict[str, Any] = {}
+    classes = _counted(ways, counted) if counted else None
+    for target in measured:
+        limits = classes if target.kind == "latency" or classes is None else None
+        test = _latency_test(ways, target) if target.kind == "latency" else _drop_test(ways, target, finished, judge)
+        searched, about = _searched(ways, target, test, limits)
+        told[target.kind] = about
+        if target.kind == "drop" and classes is not None:  # the tightest holds: both must
+            told["drop_allows_less"] = len(searched) < len(classes)
+        classes = searched if classes is None or target.kind == "latency" else _smaller(ways, classes, searched)
+    assert classes is not None
+    decided = replace(nothing, classes=classes)
+    reached, short = _reached(ways, classes, wishes.targets, told)
+    return Met(decided, reached, short, told)
+
+
+def _smaller(ways: _Ways, a: IntArray, b: IntArray) -> IntArray:
+    """The cut that leaves more."""
+    left = [ways.costs.macs_left(_gone(ways.trace, c)) for c in (a, b)]
+    return a if left[0] >= left[1] else b
+
+
+def _gone(trace: Trace, classes: IntArray) -> BoolArray:
+    gone = np.zeros(len(trace.free), bool)
+    gone[classes] = True
+    return gone
+
+
+def _most(trace: Trace, group: Group, wishes: Wishes) -> int:
+    """Classes that a group may lose."""
+    units = len(group.classes)
+    most = min(len(group.free), units - max(1, wishes.min_channels))
+    names = [trace.graph.names[trace.sources[k].node] for k in group.sources]
+    for pattern, least in wishes.keep.items():
+        if any(matches(n, pattern) for n in names):
+            most = min(most, units - least)
+    for pattern, share in wishes.max_cut.items():
+        if any(matches(n, pattern) for n in names):
+            most = min(most, int(share * units + 1e-9))
+    return max(0, most)
+
+
+def _curves(job: Opened, trace: Trace, groups: Sequence[Group], score: FloatArray, wishes: Wishes) -> list[Curve]:
+    steps = [wishes.align.of(len(g.classes)) for g in groups]
+    if wishes.allocate == "uniform":
+        return [_uniform(g, score, s) for g, s in zip(groups, steps, strict=True)]
+    started = time.perf_counter()
+    seen_by = readings(trace, job.samples, job.settings)
+    held = job.samples.take(np.arange(job.samples.count)[-CURVE_SAMPLES:])
+    report = job.settings.progress
+    found = curves(
+        trace, groups, score, seen_by, held, job.settings, steps, progress=lambda d, t: report("sensitivity", d, t)
+    )
+    job.timings["sensitivity"] = time.perf_counter() - started
+    return found
+
+
+def _uniform(group: Group, score: FloatArray, step: int) -> Curve:
+    """A curve whose slope per share of the group is the same everywhere: all groups lose the same share."""
+    order = group.free[np.lexsort((-group.free, score[group.free]))]
+    return Curve(order, np.zeros(len(order) + 1), len(group.classes), step)
+
+
+def _level(ways: _Ways, cost: Callable[[BoolArray], float], budget: float) -> IntArray:
+    """The classes that go at one budget, aligned."""
+    trace, wishes = ways.trace, ways.wishes
+    asked = budget
+    classes: IntArray = np.zeros(0, np.int64)
+    for _ in range(6):
+        if wishes.allocate == "uniform":
+            taken = _equal_shares(ways, cost, asked)
+        else:
+            taken = allocate(ways.curves, ways.most, cost, len(trace.free), asked)
+        together = list(trace.axis_classes().values())
+        chosen = [c.order[:n] for c, n in zip(ways.curves, taken, strict=True)]
+        removed = np.sort(np.concatenate([np.zeros(0, np.int64), *chosen]))
+        classes = aligned(spare_emptied(removed, together, ways.score), ways.axes, ways.score, wishes.align)
+        over = cost(_gone(trace, classes)) - budget
+        if over <= 0 or asked <= 0:
+            break
+        asked -= max(over, 1e-4 * budget)
+    return classes
+
+
+def _equal_shares(ways: _Ways, cost: Callable[[BoolArray], float], budget: float) -> list[int]:
+    """The smallest share that, taken from every group, meets the budget."""
+
+    def taken(share: float) -> list[int]:
+        return [min(m, int(share * c.units + 1e-9)) for c, m in zip(ways.curves, ways.most, strict=True)]
+
+    def spent(share: float) -> float:
+        gone = np.zeros(len(ways.trace.free), bool)
+        for c, n in zip(ways.curves, taken(share), strict=True):
+            gone[c.order[:n]] = True
+        return cost(gone)
+
+    low, high = 0.0, 1.0
+    for _ in range(20):
+        middle = (low + high) / 2
+        low, high = (low, middle) if spent(middle) <= budget else (middle, high)
+    return taken(high)
+
+
+def _axis_channels(trace: Trace) -> list[IntArray]:
+    """The class of every channel along each source's axis, and along what reads several of them (a Concat)."""
+    found: dict[bytes, IntArray] = {}
+    for arrays in trace.labels.values():
+        for x in arrays:
+            if len(x.axes) == 1:
+                classes = trace.unit_class[x.array.reshape(-1)]
+                found.setdefault(classes.tobytes(), classes)
+    return list(found.values())
+
+
+def _original(ways: _Ways, kind: str) -> float:
+    nothing = np.zeros(len(ways.trace.free), bool)
+    if kind == "macs":
+        return ways.costs.macs_left(nothing)
+    if kind == "params":
+        return ways.costs.params_left(nothing)
+    return float(ways.job.loaded.bytes)
+
+
+def _cost_of(ways: _Ways, kind: str) -> Callable[[BoolArray], float]:
+    if kind == "macs":
+        return ways.costs.macs_left
+    if kind == "params":
+        return ways.costs.params_left
+    nothing = np.zeros(len(ways.trace.free), bool)
+    params = ways.costs.params_left(nothing)
+    stored = sum(a.nbytes for a in ways.trace.graph.model.weights.values())
+    width = stored / max(1.0, params)  # bytes of a parameter
+    return lambda gone: ways.job.loaded.bytes - width * (params - ways.costs.params_left(gone))
+
+
+def _counted(ways: _Ways, targets: Sequence[Target]) -> IntArray:
+    """What goes so that all counted targets hold: the worst excess is what a step must lower."""
+    parts = [(_cost_of(ways, t.kind), t.limit(_original(ways, t.kind))) for t in targets]
+    if len(parts) == 1:
+        return _level(ways, *parts[0])
+    return _level(ways, lambda gone: sum(max(1.0, cost(gone) / limit) for cost, limit in parts), float(len(parts)))
+
+
+def _searched(ways: _Ways, target: Target, test: Test, start: IntArray | None) -> tuple[IntArray, dict[str, Any]]:
+    """A search over budgets of multiply–accumulates: the mildest cut that is fast enough, or the deepest whose drop
+    holds. start: a cut that must go in any case (latency)."""
+    total = _original(ways, "macs")
+    fast = target.kind == "latency"
+    report = ways.job.settings.progress
+    best: tuple[IntArray, dict[str, Any]] | None = None
+    last: tuple[IntArray, dict[str, Any]] | None = None
+    low, high = LEAST, 1.0  # shares of MACs: `high` is nothing at all
+    if start is not None:
+        high = ways.costs.macs_left(_gone(ways.trace, start)) / total
+        holds, about = test(start)
+        if holds and fast:
+            return start, about
+    seen: dict[bytes, tuple[bool, dict[str, Any]]] = {}
+    for k in range(LEVELS):
+        report(target.kind, k, LEVELS)
+        share = (low + high) / 2
+        classes = _level(ways, ways.costs.macs_left, share * total)
+        key = classes.tobytes()
+        if key not in seen:
+            seen[key] = test(classes)
+        holds, about = seen[key]
+        last = classes, about
+        if holds:
+            best = last
+        # fast: milder where it holds; drop: deeper where it holds
+        low, high = (share, high) if holds == fast else (low, share)
+    report(target.kind, LEVELS, LEVELS)
+    if best is not None:
+        return best
+    if fast:
+        assert last is not None
+        deepest = _level(ways, ways.costs.macs_left, LEAST * total)
+        return deepest, test(deepest)[1]
+    nothing: IntArray = np.zeros(0, np.int64)
+    return nothing, last[1] if last is not None else {}
+
+
+def _drop_test(ways: _Ways, target: Target, finished: Callable[[Decided], onnx.ModelProto], judge: Samples) -> Test:
+    batch = batch_size(ways.job.trace.shapes, judge)
+
+    def test(classes: IntArray) -> tuple[bool, dict[str, Any]]:
+        model = finished(replace(ways.decided, classes=classes))
+        found = difference(ways.job.loaded.model, model, judge, batch, ways.job.settings.runtime)
+        if found is None:
+            return False, {}
+        return found.bound <= target.value, found.to_json()
+
+    return test
+
+
+def judging(samples: Samples) -> Samples:
+    """The samples that judge a drop: every HELD_OUT-th."""
+    held = np.arange(HELD_OUT - 1, samples.count, HELD_OUT)
+    return samples.take(held if len(held) else np.arange(samples.count))
+
+
+def fitting(samples: Samples) -> Samples:
+    """The others."""
+    index = np.arange(samples.count)
+    rest = index[index % HELD_OUT != HELD_OUT - 1]
+    return samples.take(rest if len(rest) else index)
+
+
+def _latency_test(ways: _Ways, target: Target) -> Test:
+    def test(classes: IntArray) -> tuple[bool, dict[str, Any]]:
+        decided = replace(ways.decided, classes=classes)
+        small = rewrite(decided.trace, decided.trace.keep_units(classes)).model
+        before, after = latencies(ways.job, small)
+        return after <= target.limit(before), {"before_ms": before * 1e3, "after_ms": after * 1e3}
+
+    return test
+
+
+def latencies(job: Opened, small: onnx.ModelProto | Light) -> tuple[float, float]:
+    """Median seconds of a run of the original and of the pruned model, in turns, on one sample where they allow it."""
+    one_sample = job.samples.take(np.arange(1))
+    feed, _ = next(one_sample.batches(batch_size(job.trace.shapes, one_sample)))
+    seconds: tuple[list[float], list[float]] = ([], [])
+    runtime = job.settings.runtime
+    with open_session(job.loaded.model, runtime, True) as one, open_session(small, runtime, True) as two:
+        names = [o.name for o in one.get_outputs()]
+        for k in range(LATENCY_RUNS + 2):
+            for session, times in zip((one, two), seconds, strict=True):
+                started = time.perf_counter()
+                run(session, names, feed)
+                if k > 1:
+                    times.append(time.perf_counter() - started)
+    return float(np.median(seconds[0])), float(np.median(seconds[1]))
+
+
+def _reached(
+    ways: _Ways, classes: IntArray, targets: Sequence[Target], told: Mapping[str, Any]
+) -> tuple[dict[str, float], tuple[Target, ...]]:
+    gone = _gone(ways.trace, classes)
+    reached: dict[str, float] = {}
+    short = []
+    for target in targets:
+        if target.kind in ("macs", "params", "bytes"):
+            value, original = _cost_of(ways, target.kind)(gone), _original(ways, target.kind)
+            reached[target.kind] = value / original if target.relative else value
+            holds = value <= target.limit(original) * (1 + 1e-9)
+        elif target.kind == "latency":
+            about = told["latency"]
+            value, original = about["after_ms"] / 1e3, about["before_ms"] / 1e3
+            reached["latency"] = value / original if target.relative else value
+            holds = value <= target.limit(original)
+        else:
+            about = told["drop"]
+            reached["drop"] = about.get("bound", 1.0) if len(classes) else 0.0
+            holds = not len(classes) or about.get("bound", 1.0) <= target.value
+        if not holds:
+            short.append(target)
+    return reached, tuple(short)
+
+
+__all__ = ["Difference", "Met", "Wishes", "fitting", "judging", "latencies", "meet"]

@@ -1,0 +1,35 @@
+"""Whether two models differ in the values of their weights only."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+
+from ..errors import ProofFailed
+from ..model.graph import Graph
+from ..model.light import Light
+
+
+def only_values(expected: onnx.ModelProto, actual: Light) -> tuple[str, ...]:
+    """Initializers whose values differ. Raises ProofFailed where more than values differs."""
+    wanted, found = Graph(expected), Graph(actual.proto, actual.weights)
+    if len(wanted.nodes) != len(found.nodes):
+        raise ProofFailed(f"PRUNED has {len(found.nodes)} nodes, the plan gives {len(wanted.nodes)}")
+    for name, a, b in zip(wanted.names, wanted.nodes, found.nodes, strict=True):
+        if (a.op_type, a.domain, list(a.input), list(a.output)) != (b.op_type, b.domain, list(b.input), list(b.output)):
+            raise ProofFailed(f"node '{name}' of PRUNED is not the one that the plan gives", name)
+        if {x.name: x for x in a.attribute} != {x.name: x for x in b.attribute}:
+            raise ProofFailed(f"node '{name}' of PRUNED has other attributes than the plan gives", name)
+    if wanted.initializers.keys() != found.initializers.keys() or wanted.outputs != found.outputs:
+        raise ProofFailed("PRUNED has other initializers or outputs than the plan gives")
+    changed = []
+    for name, tensor in wanted.initializers.items():
+        other = found.initializers[name]
+        if list(tensor.dims) != list(other.dims) or tensor.data_type != other.data_type:
+            raise ProofFailed(f"'{name}' of PRUNED has shape {list(other.dims)}, the plan gives {list(tensor.dims)}")
+        value = found.array(name)
+        if wanted.array(name).tobytes() != value.tobytes():
+            if value.dtype.kind in "fV" and not np.isfinite(value.astype(np.float64)).all():
+                raise ProofFailed(f"'{name}' of PRUNED holds NaN or infinite values")
+            changed.append(name)
+    return tuple(changed)
