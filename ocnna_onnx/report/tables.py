@@ -45,6 +45,8 @@ def print_result(report: dict[str, Any], out: str | None, verbose: int) -> None:
         where = f"{agreement['samples']} samples ({report['data']['evaluated_on']})"
         console.print(f"{_agreement(agreement['kind'], agreement['value'])} on {where}", markup=False)
     obtained = report["obtained"]
+    for row in obtained["targets"]:
+        console.print(_target(row), markup=False)
     asked = ", ".join(f"{k} {v}" for k, v in report["requested"].items())
     console.print(
         f"asked: {asked}; removed {obtained['removed']} of {obtained['removable']} removable units "
@@ -63,6 +65,30 @@ def print_result(report: dict[str, Any], out: str | None, verbose: int) -> None:
     else:
         console.print("nothing to prove", markup=False)
     console.print(f"written: {out}" if out else "dry run: nothing was written", markup=False)
+
+
+def _target(row: dict[str, Any]) -> str:
+    """What was asked, what was reached, and on how many samples that was seen."""
+    measured = row.get("measured", {})
+    state = "met" if row["met"] else "NOT met"
+    if row["kind"] == "drop":
+        if not measured:
+            return f"target {row['asked']}: {state}; nothing could be measured"
+        kind = {"accuracy": "accuracy", "top1": "disagreement", "pixel": "disagreement per pixel"}.get(
+            measured["kind"], "relative L2 error"
+        )
+        return (
+            f"target {row['asked']}: {state}; {kind} {100 * measured['value']:.2f} pp on {measured['samples']} samples that "
+            f"were held out, at most {100 * measured['bound']:.2f} pp with 90 % confidence (optimistic if the net was "
+            "trained on them)"
+        )
+    value = row["reached"]
+    shown = f"{100 * value:.1f}%" if "%" in row["asked"] or value <= 1 else f"{value:,.0f}"
+    if row["kind"] == "latency":
+        return (
+            f"target {row['asked']}: {state}; {measured['before_ms']:.2f} → {measured['after_ms']:.2f} ms on this machine"
+        )
+    return f"target {row['asked']}: {state}; {shown} left"
 
 
 def _count(number: int, what: str) -> str:
