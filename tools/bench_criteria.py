@@ -24,6 +24,10 @@ PROVEN_ON = 32
 """Calibration images that a prune is given: scores are known, so they serve the proof only."""
 
 RANDOM_SEEDS = 3
+ALIVE = 0.2
+"""Where no criterion reaches this accuracy, which of them is best is chance."""
+
+SPREAD = 0.02
 UNPRUNED = "(unpruned)"
 Row = dict[str, Any]
 
@@ -157,19 +161,21 @@ def line(rows: Sequence[Row], ratios: Sequence[float]) -> dict[str, str]:
     return {"net": rows[0]["net"], "criterion": rows[0]["criterion"], **cells, "score s": seconds}
 
 
-def _cell(row: Row | None) -> str:
+def _cell(row: Row | None, macs: bool = False) -> str:
+    """macs: with the share of the MACs that is left, in brackets."""
     if row is None:
         return ""
     if "refused" in row:
         return "n/a"
-    return "unproven" if "unproven" in row else f"{row['accuracy']:.1%}"
+    if "unproven" in row:
+        return "unproven"
+    return f"{row['accuracy']:.1%}" + (f" ({row['macs']:.0%})" if macs else "")
 
 
 def tables(rows: Sequence[Row], ratios: Sequence[float], criteria: Sequence[str]) -> Iterator[str]:
-    """One table for each ratio (criterion × net), what is left, the mean over nets, and footnotes; rows of one setting.
+    """One table for each ratio (criterion × net, and what is left), and footnotes. rows: of one setting.
 
-    The mean is over the nets that have a figure for every criterion but those that are refused somewhere; the rank of a
-    criterion is its place among those that were measured on the same net, as a share (0: best, 1: worst).
+    Where what is left of a net's MACs differs between criteria (by more than SPREAD), each cell says how much it is.
     """
     at = {(r["net"], r["criterion"], r["ratio"]): r for r in rows}
     nets = list(dict.fromkeys(r["net"] for r in rows))
@@ -177,10 +183,11 @@ def tables(rows: Sequence[Row], ratios: Sequence[float], criteria: Sequence[str]
         yield f"### Ratio {ratio:g}\n"
         lines = [["criterion", *(_short(n) for n in nets), "place"]]
         lines.append([UNPRUNED, *(_cell(at.get((n, UNPRUNED, 0.0))) for n in nets), ""])
+        uneven = [len(m := _all_left(rows, n, ratio, "macs")) > 0 and max(m) - min(m) > SPREAD for n in nets]
         for name in criteria:
             cells = [at.get((n, name, ratio)) for n in nets]
             if any(cells):
-                lines.append([name, *map(_cell, cells), _place(at, nets, name, ratio, criteria)])
+                lines.append([name, *map(_cell, cells, uneven), _place(at, nets, name, ratio, criteria)])
         for what in ("macs", "parameters"):
             lines.append([f"{what.replace('macs', 'MACs')} left", *(_left(rows, n, ratio, what) for n in nets), ""])
         yield "\n".join("| " + " | ".join(cells) + " |" for cells in [lines[0], ["---"] * len(lines[0]), *lines[1:]])
@@ -198,9 +205,13 @@ def _short(net: str) -> str:
     return net.replace("cifar10_", "").replace("imagenet_", "")
 
 
+def _all_left(rows: Sequence[Row], net: str, ratio: float, what: str) -> list[float]:
+    return [r[what] for r in rows if r["net"] == net and r["ratio"] == ratio and what in r]
+
+
 def _left(rows: Sequence[Row], net: str, ratio: float, what: str) -> str:
     """What is left, as a range over the criteria."""
-    found = [r[what] for r in rows if r["net"] == net and r["ratio"] == ratio and what in r]
+    found = _all_left(rows, net, ratio, what)
     if not found:
         return ""
     low, high = f"{min(found):.0%}", f"{max(found):.0%}"
@@ -208,11 +219,11 @@ def _left(rows: Sequence[Row], net: str, ratio: float, what: str) -> str:
 
 
 def _place(at: dict[Any, Row], nets: Sequence[str], name: str, ratio: float, criteria: Sequence[str]) -> str:
-    """Mean place among the criteria over the nets, ties in the middle."""
+    """Place among the criteria (0: best, 1: worst; ties in the middle), averaged over the nets that are ALIVE."""
     places = []
     for net in nets:
         found = {c: r["accuracy"] for c in criteria if "accuracy" in (r := at.get((net, c, ratio), {}))}
-        if name in found and len(found) > 1:
+        if name in found and len(found) > 1 and max(found.values()) >= ALIVE:
             others = [v for c, v in found.items() if c != name]
             better = sum(v > found[name] for v in others) + 0.5 * sum(v == found[name] for v in others)
             places.append(better / len(others))
