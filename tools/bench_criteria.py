@@ -175,7 +175,8 @@ def _cell(row: Row | None, macs: bool = False) -> str:
 def tables(rows: Sequence[Row], ratios: Sequence[float], criteria: Sequence[str]) -> Iterator[str]:
     """One table for each ratio (criterion × net, and what is left), and footnotes. rows: of one setting.
 
-    Where what is left of a net's MACs differs between criteria (by more than SPREAD), each cell says how much it is.
+    Where what is left of a net's MACs differs between criteria (by more than SPREAD), each cell says how much it is,
+    and the net has no say in places.
     """
     at = {(r["net"], r["criterion"], r["ratio"]): r for r in rows}
     nets = list(dict.fromkeys(r["net"] for r in rows))
@@ -184,10 +185,11 @@ def tables(rows: Sequence[Row], ratios: Sequence[float], criteria: Sequence[str]
         lines = [["criterion", *(_short(n) for n in nets), "place"]]
         lines.append([UNPRUNED, *(_cell(at.get((n, UNPRUNED, 0.0))) for n in nets), ""])
         uneven = [len(m := _all_left(rows, n, ratio, "macs")) > 0 and max(m) - min(m) > SPREAD for n in nets]
+        even = [n for n, differs in zip(nets, uneven, strict=True) if not differs]
         for name in criteria:
             cells = [at.get((n, name, ratio)) for n in nets]
             if any(cells):
-                lines.append([name, *map(_cell, cells, uneven), _place(at, nets, name, ratio, criteria)])
+                lines.append([name, *map(_cell, cells, uneven), _place(at, even, name, ratio, criteria)])
         for what in ("macs", "parameters"):
             lines.append([f"{what.replace('macs', 'MACs')} left", *(_left(rows, n, ratio, what) for n in nets), ""])
         yield "\n".join("| " + " | ".join(cells) + " |" for cells in [lines[0], ["---"] * len(lines[0]), *lines[1:]])
