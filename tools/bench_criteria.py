@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-from bench_nets import Judging, Net, calibration, judging
+from bench_nets import CACHE, Judging, Net, calibration, judging
 
 import ocnna_onnx
 from ocnna_onnx.errors import OcnnaError, ProofFailed
@@ -49,7 +49,7 @@ class Setting:
 
 def measure(nets: Iterable[Net], criteria: Sequence[str], setting: Setting, file: Path) -> Iterator[list[Row]]:
     """Rows of each net and criterion, appended to the file as they come; those that are there are not made again."""
-    os.environ.setdefault("OCNNA_ONNX_CACHE", str(file.parent / "scores"))
+    os.environ.setdefault("OCNNA_ONNX_CACHE", str(CACHE / "scores"))
     for net in nets:
         calibrating = calibration(net, setting.seed, setting.images)
         judge = judging(net, setting.seed, setting.judge)
