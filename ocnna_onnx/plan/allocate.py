@@ -55,9 +55,9 @@ def allocate(
 ) -> list[int]:
     """Numbers of classes that go, one per curve, so that cost ≤ budget; as near as it comes where that is out of reach.
 
-    most: how many each may lose. cost(gone): of a net without these classes (bool [classes]). Greedy: of all curves, the
-    stretch with the least damage per cost goes next (it may be several steps long: a curve need not be convex), with
-    costs as they are by then.
+    most: how many each may lose. cost(gone): of a net without these classes (bool [classes]). Greedy: of all curves,
+    the stretch with the least damage per cost goes next (several steps, maybe: a curve need not be convex), with costs
+    as they are by then.
     """
     taken = [0] * len(curves)
     gone = np.zeros(classes, bool)
