@@ -2,6 +2,8 @@
 
 python tools/bench.py calibration [MODEL ...] [--images FOLDER]
     scoring against plain forward passes; without models, torchvision's ResNet-50, MobileNetV2 and DenseNet-121
+python tools/bench.py criteria --data-root PATH [--nets GLOB,…] [--criteria a,b] [--ratios 0.1,0.3] [--images 512]
+    accuracy right after pruning, for every criterion, net (`tools/bench_nets.py`) and ratio
 """
 
 from __future__ import annotations
@@ -40,6 +42,53 @@ def calibration(models: tuple[Path, ...], images: Path | None, repeats: int) -> 
             subprocess.run([*exports, "--exporter", "torchscript", "--init", "random"], check=True, stdout=sys.stderr)
             models = tuple(sorted(Path(folder).glob("*.onnx")))
         show(bench_calibration.rows(models, images, repeats))
+
+
+@bench.command()
+@click.option("--data-root", required=True, type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--nets", default="*", show_default=True, help="Names of nets: globs, with commas in between.")
+@click.option("--criteria", "names", default="", help="With commas in between; by default all.")
+@click.option("--ratios", default="0.1,0.2,0.3,0.5", show_default=True)
+@click.option("--images", default=512, show_default=True, help="Images that calibrate.")
+@click.option("--judge", default=2000, show_default=True, help="Images that judge, at most.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--threads", default=1, show_default=True)
+@click.option("--rows", type=click.Path(path_type=Path), help="A file of JSON lines to add to; what is there is kept.")
+@click.option("--table", is_flag=True, help="Show what is there, measure nothing.")
+def criteria(
+    data_root: Path,
+    nets: str,
+    names: str,
+    ratios: str,
+    images: int,
+    judge: int,
+    seed: int,
+    threads: int,
+    rows: Path | None,
+    table: bool,
+) -> None:
+    """Criteria side by side: accuracy right after pruning, no repair."""
+    import bench_criteria
+    import bench_nets
+
+    from ocnna_onnx.criteria.table import CRITERIA
+
+    chosen = tuple(names.split(",")) if names else tuple(CRITERIA)
+    setting = bench_criteria.Setting(tuple(map(float, ratios.split(","))), images, judge, seed, threads)
+    try:
+        found = bench_nets.find_nets(data_root, nets)
+    except ValueError as error:
+        raise click.ClickException(str(error)) from None
+    with tempfile.TemporaryDirectory() as folder:
+        file = rows or Path(folder) / "rows.jsonl"
+        if not table:
+            show(bench_criteria.line(r, setting.ratios) for r in bench_criteria.measure(found, chosen, setting, file))
+        mine = [r for r in bench_criteria.read(file) if setting.about().items() <= r.items()]
+        order = {net.name: k for k, net in enumerate(found)}
+        mine = sorted((r for r in mine if r["net"] in order), key=lambda r: order[r["net"]])
+        click.echo("")
+        for text in bench_criteria.tables(mine, setting.ratios, chosen):
+            click.echo(text)
 
 
 def show(rows: Iterable[dict[str, Any]]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 import ocnna_onnx
-from ocnna_onnx.calibrate.stream import Tap, stream
+from ocnna_onnx.calibrate.stream import Tap, stream, tapped_batch
 from ocnna_onnx.model.session import open_session, run
 from ocnna_onnx.opened import Opened, open_model
 from ocnna_onnx.scoring import prunable, scores_of
@@ -23,7 +23,6 @@ THREADS = 2
 REPEATS = 3
 IMAGES = 64
 OBS_IMAGES = 512
-SKLEARN_MAPS = 400
 
 
 def rows(models: Sequence[Path], images: Path | None, repeats: int) -> Iterable[dict[str, Any]]:
@@ -42,14 +41,12 @@ def _row(model: Path, images: Path | None, repeats: int) -> dict[str, Any]:
         "variance=1": lambda: scores_of(job, "ocnna:variance=1", prunable(job.trace)),
     }
     seconds = _side_by_side(timed, repeats)
-    print(seconds, flush=True)
-    print(seconds, flush=True)
     many = _opened(model, images, OBS_IMAGES)
     long = _side_by_side(
         {"plain": lambda: _plain(many), "obs": lambda: scores_of(many, "obs", prunable(many.trace))}, 1
     )
     exact, quick = (scores_of(job, c, prunable(job.trace)) for c in ("ocnna", "ocnna:variance=1"))
-    ours, theirs = _against_sklearn(job)
+    ours, theirs = (seconds["ocnna"] - seconds["tapped"]) / IMAGES, _sklearn_seconds(job)
     return {
         "net": model.stem,
         "plain s": round(seconds["plain"], 2),
@@ -101,39 +98,34 @@ def _agreement(a: ocnna_onnx.Scores, b: ocnna_onnx.Scores) -> float:
     return float(np.mean([spearmanr(x, y).statistic for x, y in pairs if np.ptp(x) > 0 and np.ptp(y) > 0]))
 
 
-def _against_sklearn(job: Opened) -> tuple[float, float]:
-    """Seconds per map of our norms and of a loop over scikit-learn's PCA, on a seeded choice of the net's own maps."""
+def _sklearn_seconds(job: Opened) -> float:
+    """Seconds that a loop over scikit-learn's PCA takes for the maps of one image, by a seeded choice of them."""
     from sklearn.decomposition import PCA
 
     from ocnna_onnx.calibrate.maps import as_maps
-    from ocnna_onnx.criteria.ocnna import pca_norms
 
     rng = np.random.default_rng(0)
-    spent = [0.0, 0.0]
-    few = job.samples.take(np.arange(8))
+    spent = [0.0]
 
     def watch(axis: int) -> Callable[[Any, int, int], None]:
         def take(output: Any, batch: int, valid: int) -> None:
             maps = as_maps(output, axis, batch)
-            if min(maps.shape[2:]) < 2:
-                return
-            started = time.perf_counter()
-            pca_norms(maps)
-            spent[0] += (time.perf_counter() - started) / (maps.shape[0] * maps.shape[1]) * maps.shape[1]
             flat = maps.reshape(-1, *maps.shape[2:])
-            chosen = flat[rng.choice(len(flat), min(len(flat), 8), replace=False)]
+            if min(flat.shape[1:]) < 2:
+                return
+            chosen = flat[rng.choice(len(flat), min(len(flat), 16), replace=False)]
             started = time.perf_counter()
             for m in chosen:
                 if np.ptp(m) > 0:
                     np.linalg.norm(PCA(n_components=0.95, svd_solver="full").fit_transform(m))
-            spent[1] += (time.perf_counter() - started) / len(chosen) * maps.shape[1]
+            spent[0] += (time.perf_counter() - started) / len(chosen) * maps.shape[1]
 
         return take
 
     taps = [Tap(s.tensor, watch(s.axis)) for k in prunable(job.trace) if (s := job.trace.sources[k])]
-    one = settings_of(threads=1).runtime
-    stream(job.trace.graph, job.trace.shapes, taps, few, one, job.settings.memory)
-    return spent[0], spent[1]
+    few = job.samples.take(np.arange(tapped_batch(job.trace.shapes, [t.tensor for t in taps], job.samples)))
+    stream(job.trace.graph, job.trace.shapes, taps, few, settings_of(threads=1).runtime, job.settings.memory)
+    return spent[0]
 
 
 def _peak(model: Path, count: int) -> float:
@@ -150,7 +142,8 @@ def _peak(model: Path, count: int) -> float:
         del held
         code = (
             "import ocnna_onnx, resource, sys;"
-            f"ocnna_onnx.score(sys.argv[1], data=sys.argv[2], samples={count}, threads={THREADS}, cache=False);"
+            "ocnna_onnx.score(sys.argv[1], data=sys.argv[2], criterion='ocnna:variance=1', cache=False,"
+            f"samples={count}, threads={THREADS});"
             "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
         )
         done = subprocess.run([sys.executable, "-c", code, str(model), str(path)], capture_output=True, check=True)

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 IntArray = npt.NDArray[np.int64]
 
-WORK = 3e10
+WORK = 1.5e10
 """Multiplications that the Gram matrix of one layer may cost."""
 
 PER_FEATURE = 8
