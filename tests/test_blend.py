@@ -258,7 +258,7 @@ def test_what_is_told_is_what_pruning_gives(seed: int) -> None:
     told = found.options["fitness"]
     held = np.sort(np.random.default_rng(seed).permutation(40)[:10])
     assert (told["samples"], told["held_out"], told["kind"]) == (10, True, {"y": "kl"})
-    pruned = ocnna_onnx.prune(model, scores=found, ratio=0.5, data=x, threads=1).model
+    pruned = ocnna_onnx.prune(model, scores=found, ratio=0.5, data=x, threads=1, repair="none").model
     p, q = (log_softmax(outputs_on(m, x[held]), axis=1) for m in (model, pruned))
     assert told["blend"] == pytest.approx((np.exp(p) * (p - q)).sum() / 10, rel=1e-4)
     assert told["blend"] <= min(told["single"].values())
@@ -358,7 +358,7 @@ def test_a_net_whose_outputs_are_no_classes() -> None:
     told = found.options["fitness"]
     assert told["kind"] == {"y": "relative_l2"}
     held = np.sort(np.random.default_rng(0).permutation(40)[:10])
-    pruned = ocnna_onnx.prune(model, scores=found, ratio=0.5, data=x).model
+    pruned = ocnna_onnx.prune(model, scores=found, ratio=0.5, data=x, repair="none").model
     a, b = outputs_on(model, x[held]), outputs_on(pruned, x[held])
     assert told["blend"] == pytest.approx(np.linalg.norm(a - b) / np.linalg.norm(a), rel=1e-4)
 
@@ -380,7 +380,7 @@ def test_channels_of_grouped_convs_are_paired_as_in_the_prune() -> None:
     model, x = build(GROUPED, weights({"w1": (8, 1, 3, 3), "w2": (8, 4, 3, 3), "w3": (5, 8)})), images(40)
     found = scored(model, "clusters=3,ratio=0.5", data=x)
     held = np.sort(np.random.default_rng(0).permutation(40)[:10])
-    pruned = ocnna_onnx.prune(model, scores=found, ratio=0.5, data=x).model
+    pruned = ocnna_onnx.prune(model, scores=found, ratio=0.5, data=x, repair="none").model
     p, q = (log_softmax(outputs_on(m, x[held]), axis=1) for m in (model, pruned))
     assert found.options["fitness"]["blend"] == pytest.approx((np.exp(p) * (p - q)).sum() / 10, rel=1e-4)
 

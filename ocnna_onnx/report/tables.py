@@ -85,9 +85,7 @@ def _target(row: dict[str, Any]) -> str:
     value = row["reached"]
     shown = f"{100 * value:.1f}%" if "%" in row["asked"] or value <= 1 else f"{value:,.0f}"
     if row["kind"] == "latency":
-        return (
-            f"target {row['asked']}: {state}; {measured['before_ms']:.2f} → {measured['after_ms']:.2f} ms on this machine"
-        )
+        return f"target {row['asked']}: {state}; {measured['before_ms']:.2f} → {measured['after_ms']:.2f} ms on this machine"
     return f"target {row['asked']}: {state}; {shown} left"
 
 
