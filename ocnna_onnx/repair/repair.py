@@ -3,7 +3,7 @@ fitted on what reaches it now, after all repairs in front of it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from math import prod
@@ -352,7 +352,7 @@ def _residue(student: Frontier, sight: _Sight) -> Residue:
     def part(number: int) -> slice:
         return slice(number * n, min((number + 1) * n, sight.count))
 
-    def runs() -> Sequence[tuple[AnyArray, npt.NDArray[np.bool_]]]:
+    def runs() -> Iterator[tuple[AnyArray, npt.NDArray[np.bool_]]]:
         for number, y in student.again(sight.map.output, range(student.runs)):
             yield y, student.is_late(sight.map.tensor, np.arange(part(number).start, part(number).stop), HELD_OUT)
 

@@ -40,13 +40,13 @@ class Shelf:
             return self._read(start, max(start, stop))
         numbers = np.asarray(index)
         first = int(numbers.min())
-        return self._read(first, int(numbers.max()) + 1)[numbers - first]
+        return np.asarray(self._read(first, int(numbers.max()) + 1)[numbers - first])
 
     def _read(self, start: int, stop: int) -> AnyArray:
         with self._lock:
             self._file.seek(start * self._row)
             found = self._file.read((stop - start) * self._row)
-        return np.frombuffer(found, self.dtype).reshape(stop - start, *self.shape[1:])
+        return np.asarray(np.frombuffer(found, self.dtype).reshape(stop - start, *self.shape[1:]))
 
     def first(self, count: int) -> None:
         """Keep this many rows only."""
