@@ -17,16 +17,16 @@ from ..calibrate.sampling import positions_of, positions_per_image
 from ..calibrate.stream import batch_size, workers
 from ..data.rows import Rows
 from ..data.samples import Samples
-from ..errors import ModelError, UsageError
+from ..errors import ModelError
 from ..model.constants import Constants
 from ..model.graph import AnyArray, Graph
 from ..model.light import light
 from ..model.session import Runtime
-from ..report.fidelity import squared_error
 from ..rewrite.rewrite import Rewritten
 from ..trace.types import Trace
 from .channelmap import Places, Residue, channel_rows, composed, is_too_large, places, start
 from .frontier import Frontier, Step, frontier
+from .judge import how_much_worse
 from .layers import Layer, find_layers, notes_of, pruned_constants, pruned_shapes
 from .residual import Residual, affine, residual
 from .solve import Fit, Pairs, fit, pilot
@@ -136,14 +136,13 @@ def _if_better(
     if not found.values:
         return found
     late = samples.take(np.arange(samples.count)[HELD_OUT - 1 :: HELD_OUT]) if samples.count >= HELD_OUT else samples
-    try:
-        distance = squared_error(trace.graph.model, late, batch_size(trace.shapes, late), runtime, memory)
-    except UsageError:  # no output that could be compared
+    after = with_values(rewritten.model, found.values)
+    worse = how_much_worse(
+        trace.graph.model, rewritten.model, after, late, batch_size(trace.shapes, late), runtime, memory
+    )
+    if worse is None:
         return found
-    before, after = (distance(m) for m in (rewritten.model, with_values(rewritten.model, found.values)))
-    if after <= before:
-        return found
-    why = f"repair left out: the outputs would be off by {after:.3g} instead of {before:.3g} on held-out samples"
+    why = f"repair left out: the outputs would be off by {worse[1]:.3g} instead of {worse[0]:.3g} on held-out samples"
     return Repaired(notes=[*found.notes, why])
 
 
