@@ -256,7 +256,7 @@ class _Sight:
 def _explains(student: Frontier, sight: _Sight, weight: FloatArray, bias: FloatArray) -> bool:
     """Whether features and weights give what onnxruntime makes of the layer, at a few places."""
     _, made = next(iter(student.again(sight.map.output, [0])))
-    part = slice(0, min(2, sight.count))
+    part = slice(0, min(2, sight.count, len(made)))
     total = sight.places
     at = positions_of(0, part.stop, total, 64, 0) if total > 64 else None
     ours = sight.features(part, at) @ weight + bias[:, None]

@@ -50,10 +50,11 @@ def stuffed(x: AnyArray, strides: Sequence[int], crops: Sequence[tuple[int, int]
     """x [n, C, …] with strides − 1 zeros between its pixels, without `crops` (begin, end) pixels per axis."""
     size = [(n - 1) * s + 1 for n, s in zip(x.shape[2:], strides, strict=True)]
     wide = np.zeros((*x.shape[:2], *size), x.dtype)
-    every = tuple(slice(None, None, s) for s in strides)
-    wide[(slice(None), slice(None), *every)] = x
-    inner = tuple(slice(a, n - b) for (a, b), n in zip(crops, size, strict=True))
-    return np.asarray(wide[(slice(None), slice(None), *inner)])
+    both = (slice(None), slice(None))
+    every = both + tuple(slice(None, None, s) for s in strides)
+    wide[every] = x
+    inner = both + tuple(slice(a, n - b) for (a, b), n in zip(crops, size, strict=True))
+    return np.asarray(wide[inner])
 
 
 def reversed_kernel(map_: Linear, weight: AnyArray) -> AnyArray:
