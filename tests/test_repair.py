@@ -464,3 +464,45 @@ def test_shelf(count: int, first: int, length: int, dtype: str) -> None:
     index = np.minimum(np.arange(min(first, count - 1), first + length), count - 1)
     if len(index):
         np.testing.assert_array_equal(shelf[index], rows[index])
+
+
+def test_no_more_in_memory_than_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tensors of all samples lie in files once they exceed their share, and go when no later layer needs them."""
+    x = images(64, (3, 32, 32))
+    text = f"""g (float[N,3,32,32] x) => (float[N,M,H,W] y) <float[8,3,3,3] w0, float[8] b0, float[8,8,3,3] w1,
+        float[8,8,3,3] w2, float[4,8,3,3] w3> {{ {STEM} c = Conv<pads=[1,1,1,1]>(r, w1) d = Relu(c)
+        e = Conv<pads=[1,1,1,1]>(d, w2) f = Relu(e) y = Conv(f, w3) }}"""
+    job, rewritten = pruned(build(text), x)
+    most = []
+    real = frontier.Frontier.done
+
+    def watched(self: frontier.Frontier) -> None:
+        made = {n: a for n, a in self.held.items() if n != "x"}
+        most.append((sum(a.nbytes for a in made.values() if isinstance(a, np.ndarray)), len(made)))
+        real(self)
+
+    monkeypatch.setattr(frontier.Frontier, "done", watched)
+    memory = 1 << 21
+    assert repaired(job, rewritten, memory).values
+    assert max(size for size, _ in most) <= memory // 2 // frontier.SHARE
+    assert max(count for _, count in most) <= 2
+
+
+def test_what_is_held_is_what_the_net_computes() -> None:
+    """Weights that change are heard by everything behind them, also by what was computed before."""
+    text = f"""g (float[N,3,6,6] x) => (float[N,M,H,W] y) <float[8,3,3,3] w0, float[8] b0, float[8,8,1,1] w1,
+        float[8,8,1,1] w2> {{ {STEM} c = Conv(r, w1) d = Conv(r, w2) e = Add(c, d) y = Relu(e) }}"""
+    job, _ = pruned(build(text), images(20), 0.2)
+    model = job.trace.graph.model
+    step = frontier.Step
+    graph = job.trace.graph
+    steps = [step(("r", "d"), graph.producer["c"]), step(("r", "c"), graph.producer["d"]), step(("e",))]
+    net_ = frontier.frontier(model, job.samples, 16, RUNTIME, MEMORY, steps)
+    for names, weight in ((("r", "d"), "w1"), (("r", "c"), "w2"), (("e",), "")):
+        net_.reach(names)
+        if weight:
+            net_.weights[weight] = net_.weights[weight] * 2
+            net_.done()
+    changed = with_values(job.trace.original.whole(), {n: net_.weights[n] for n in ("w1", "w2")})
+    wanted = run_model(changed, {"x": images(20)}, ["e"])["e"]
+    np.testing.assert_allclose(np.asarray(net_.held["e"][0:20]), wanted, rtol=1e-4, atol=1e-4)
