@@ -307,6 +307,13 @@ def test_constant_nodes() -> None:
     np.testing.assert_allclose(results[0], results[1], rtol=1e-5)
 
 
+def test_scales_of_a_resize_are_known_to_a_piece() -> None:
+    body = "[up] u = Resize(r, none, scales) m = Conv(u, w1) n = Relu(m) v = Resize(n, none, scales) y = Conv(v, w)"
+    weights = "float[4] scales, float[0] none, float[8,8,1,1] w1, float[4,8,2,2] w"
+    job, rewritten = pruned(net(body, weights, scales=[1, 1, 2, 2], none=[]), images())
+    assert {"w", "w1"} & set(repaired(job, rewritten).values)
+
+
 LAYOUTS = {
     "time first": "t = Reshape(r, q) u = Transpose<perm=[2,0,1]>(t) y = MatMul(u, w)",
     "positions in the batch": ("t = Transpose<perm=[0,2,3,1]>(r) u = Reshape(t, q2) y = Gemm(u, w, b)"),

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from ..data.rows import Rows
 from ..data.samples import Samples
 from ..model.graph import AnyArray, Graph, captured, constant_node_value
-from ..model.light import Light
+from ..model.light import INLINE, Light
 from ..model.session import Runtime, open_session, run
 from .shelf import Shelf
 
@@ -198,6 +198,7 @@ class Frontier:
         proto.graph.node.extend(self.graph.nodes[i] for i in nodes)
         read = {n for i in nodes for n in (*self.graph.nodes[i].input, *captured(self.graph.nodes[i])) if n}
         made = {o for i in nodes for o in self.graph.nodes[i].output}
+        apart = {n for n in read - made if n in self.weights and n not in self.held and self.weights[n].size > INLINE}
         for name in sorted(read - made):
             array: Rows | None = self.held.get(name, self.fixed.get(name))
             if array is not None:
@@ -205,14 +206,16 @@ class Frontier:
                 shape = (self.rows[name], *array.shape[1:]) if name in self.held else array.shape
                 proto.graph.input.append(helper.make_tensor_value_info(name, kind, shape))
             elif name in self.weights:
-                value = self.weights[name]
-                _outline(proto.graph, name, value)
+                if name in apart:
+                    _outline(proto.graph, name, self.weights[name])
+                else:  # onnxruntime wants to see scales and sizes when it infers shapes
+                    proto.graph.initializer.append(numpy_helper.from_array(self.weights[name], name))
             elif name in self.graph.initializers:
                 proto.graph.initializer.append(self.graph.initializers[name])
         sparse = [t for t in source.graph.sparse_initializer if t.values.name in read]
         proto.graph.sparse_initializer.extend(sparse)
         proto.graph.output.extend(onnx.ValueInfoProto(name=n) for n in outputs)
-        return Light(proto, {n: self.weights[n] for n in read - made if n in self.weights and n not in self.held})
+        return Light(proto, {n: self.weights[n] for n in sorted(apart)})
 
 
 @dataclass

@@ -24,7 +24,8 @@ def how_much_worse(
         distance = squared_error(original, samples, batch, runtime, memory)
     except UsageError:  # no output that could be compared
         return None
-    errors = distance(before), distance(after)
+    with np.errstate(over="ignore"):  # an output that is zero throughout
+        errors = distance(before), distance(after)
     if errors[1] <= errors[0]:
         return None
     plain = [_relative(original, model, samples, batch, runtime) for model in (before, after)]
@@ -43,4 +44,6 @@ def _relative(original: Model, model: Model, samples: Samples, batch: int, runti
                 if a.shape != b.shape:
                     return float("inf")
                 sums[k] += ((b - a) ** 2).sum(), (a**2).sum()
-    return float((sums[:, 0] / np.maximum(sums[:, 1], np.finfo(np.float64).tiny)).mean()) if names else float("inf")
+    with np.errstate(over="ignore"):
+        shares = sums[:, 0] / np.maximum(sums[:, 1], np.finfo(np.float64).tiny)
+    return float(shares.mean()) if names else float("inf")
