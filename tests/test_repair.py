@@ -513,3 +513,9 @@ def test_what_is_held_is_what_the_net_computes() -> None:
     changed = with_values(job.trace.original.whole(), {n: net_.weights[n] for n in ("w1", "w2")})
     wanted = run_model(changed, {"x": images(20)}, ["e"])["e"]
     np.testing.assert_allclose(np.asarray(net_.held["e"][0:20]), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_bfloat16_is_left_alone() -> None:
+    text = """g (bfloat16[N,3,6,6] x) => (bfloat16[N,M,H,W] y) <bfloat16[8,3,3,3] w0, bfloat16[4,8,3,3] w> {
+        a = Conv(x, w0) r = Relu(a) y = Conv(r, w) }"""
+    assert not left_alone(build(text, opset=22, ir=10), "bfloat16").values
