@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .data.samples import Samples
-from .errors import OcnnaError, UsageError
+from .errors import UsageError
 from .repair.repair import Repaired, repair
 from .rewrite.rewrite import Rewritten
 from .settings import Settings
@@ -23,15 +23,12 @@ def repaired(trace: Trace, rewritten: Rewritten, samples: Samples, settings: Set
     note."""
     if method == "none" or rewritten.kept.keep.all():
         return Repaired()
-    try:
-        return repair(
-            trace,
-            rewritten,
-            samples,
-            settings.runtime,
-            settings.memory,
-            lambda done, total: settings.progress("repair", done, total),
-            method=method,
-        )
-    except (ValueError, OcnnaError) as error:
-        return Repaired(notes=[f"the repair was left out: {error}"])
+    return repair(
+        trace,
+        rewritten,
+        samples,
+        settings.runtime,
+        settings.memory,
+        lambda done, total: settings.progress("repair", done, total),
+        method=method,
+    )

@@ -33,7 +33,7 @@ from .plan.select import Cut, FloatArray, excluded
 from .plan.targets import parse_targets
 from .prove.inputs import Feed, random_feeds, sample_feed
 from .prove.proof import prove
-from .repair.repair import with_values
+from .repair.values import with_values
 from .report.evaluate import evaluate
 from .report.inspection import Inspection, inspection, wall_infos
 from .report.outcome import Outcome

@@ -52,8 +52,8 @@ def refitted(
         return {name: stored_weight(reader.map, new, value)}
     found = {name: stored_weight(reader.map, new.reshape(len(centred), -1, outputs), value)}
     slot = bias_slot(graph, reader.map)
-    if slot is not None:
+    if slot is not None and slot.name in weights:
         bias = weights[slot.name]
         per_output = shift.reshape(len(centred), -1, outputs).sum(axis=1)  # of all taps, where they are apart
-        found[slot.name] = (bias + slot.sign * per_output.reshape(bias.shape)).astype(bias.dtype)
+        found[slot.name] = slot.moved(bias, per_output)
     return found

@@ -14,6 +14,9 @@ FloatArray = npt.NDArray[np.float64]
 RIDGES = (1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 10.0)
 """λ as shares of the mean variance of a feature."""
 
+CAUTIOUS = 1.0
+"""The ridge where no samples are held out to choose one."""
+
 
 @dataclass(frozen=True)
 class Pairs:
@@ -109,7 +112,11 @@ class Fit:
 
 def fit(seen: Pairs, held_out: Pairs, weight: FloatArray, bias: FloatArray, method: str = "least-squares") -> Fit:
     """Weights by least squares, shrunk towards `weight`; the amount by the error on held-out samples, and refitted on
-    all samples. Where nothing helps there, the weights stay as they are."""
+    all samples. Where nothing helps there, the weights stay as they are. Without held-out samples it is CAUTIOUS."""
+    if not held_out.rows:
+        ((w, b),) = _path(seen, weight, (CAUTIOUS,))
+        errors = [float(seen.error(*pair).sum()) for pair in ((weight, bias), (w, b))]
+        return Fit(w, b, CAUTIOUS, *errors) if errors[1] < errors[0] else Fit(weight, bias, None, errors[0], errors[0])
     before = float(held_out.error(weight, bias).sum())
     if method != "least-squares":
         return _weaker(seen, held_out, weight, bias, method == "moments", before)
