@@ -18,13 +18,14 @@ from ..calibrate.sampling import positions_of, positions_per_image
 from ..calibrate.stream import batch_size, workers
 from ..data.samples import Samples
 from ..model.constants import Constants
-from ..model.graph import AnyArray, Graph, attribute
+from ..model.graph import AnyArray, Graph
 from ..model.light import light
 from ..model.session import Runtime
 from ..model.shapes import Shapes
 from ..rewrite.rewrite import Rewritten
 from ..trace.types import Trace
 from .frontier import Frontier, frontier
+from .rectified import Threshold, norm, predicted, threshold
 from .slots import bias_slot
 from .solve import Fit, Pairs, fit, pilot
 
@@ -131,6 +132,7 @@ def _repair_layer(
     with threadpool_limits(1, "blas"):
         result = fit(seen, held_out if held_out.rows else seen, weight, old_bias)
     _note(found, name, result, held_out)
+    result = _rectified(map_, x, target, weight, old_bias, slot is not None, student, result)
     new = stored_weight(map_, result.weight, value)
     if not np.isfinite(new).all():
         return
@@ -141,10 +143,37 @@ def _repair_layer(
         student.weights[slot.name] = found.values[slot.name] = bias
 
 
+def _rectified(
+    map_: Linear,
+    x: AnyArray,
+    target: Target,
+    weight: FloatArray,
+    bias: FloatArray,
+    intercept: bool,
+    student: Frontier,
+    first: Fit,
+) -> Fit:
+    """In front of a Relu once more, with targets that ask for nothing where it cuts off: one round takes most of what
+    there is to gain."""
+    begins = threshold(student, map_)
+    if begins is None or first.ridge is None:
+        return first
+    seen, held_out = _pairs(map_, x, target, weight.shape[1], intercept, student.runtime, (begins, first))
+    with threadpool_limits(1, "blas"):
+        second = fit(seen, held_out if held_out.rows else seen, weight, bias)
+    return second if second.ridge is not None else first
+
+
 def _pairs(
-    map_: Linear, x: AnyArray, target: Target, width: int, intercept: bool, runtime: Runtime
+    map_: Linear,
+    x: AnyArray,
+    target: Target,
+    width: int,
+    intercept: bool,
+    runtime: Runtime,
+    relax: tuple[Threshold, Fit] | None = None,
 ) -> tuple[Pairs, Pairs]:
-    """Moments of most samples, and of those that are held out."""
+    """Moments of most samples, and of those that are held out. relax: see `rectified`, and the fit so far."""
     places = prod(out_positions(map_, x.shape))
     each = positions_per_image(len(x), places, width, WORK)
     step = max(1, ROWS // (places if each is None else each))
@@ -155,7 +184,11 @@ def _pairs(
         y = target(part)
         inputs = features(map_, np.asarray(x[part], np.float32), at)
         late = np.arange(part.start, part.stop) % HELD_OUT == HELD_OUT - 1
-        return inputs, outputs(map_, y, at), np.repeat(late, inputs.shape[1] // len(y))
+        wanted = outputs(map_, y, at)
+        if relax is not None:
+            begins, so_far = relax
+            wanted = begins.relaxed(wanted, predicted(inputs, so_far.weight, so_far.bias), part, at)
+        return inputs, wanted, np.repeat(late, inputs.shape[1] // len(y))
 
     first_x, first_y, _ = rows(0)
     empty = pilot(first_x, first_y, intercept)
@@ -197,7 +230,7 @@ def _target(
             whole, stream = teacher.held[name], student.held[other]
             if between is None:
                 return lambda part: kept.slice(name, np.asarray(whole[part], np.float32)) - stream[part]
-            scale, shift = _norm(student, between)
+            scale, shift = norm(student, between)
             usable = np.abs(scale) > 1e-6
             teacher.reach([map_.output])
             plain = teacher.held[map_.output]
@@ -214,14 +247,6 @@ def _target(
     teacher.release([map_.output])
     held = teacher.held[map_.output]
     return lambda part: kept.slice(map_.output, np.asarray(held[part], np.float32))
-
-
-def _norm(student: Frontier, node: int) -> tuple[AnyArray, AnyArray]:
-    """(scale, shift) of a BatchNormalization."""
-    proto = student.graph.nodes[node]
-    gamma, beta, mean, var = (student.weights[n].astype(np.float64) for n in proto.input[1:5])
-    scale = gamma / np.sqrt(var + float(attribute(proto, "epsilon", 1e-5)))
-    return scale.astype(np.float32), (beta - mean * scale).astype(np.float32)
 
 
 def _residual(graph: Graph, map_: Linear) -> tuple[str, str, int | None] | None:
