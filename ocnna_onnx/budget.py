@@ -36,8 +36,8 @@ Score = Callable[[Trace, Readings, Samples, Settings], Mapping[int, FloatArray]]
 """(trace, what its readers see, samples, settings) -> number of a source -> scores of its channels; lowest go first."""
 
 LEVEL = 0.5
-"""Share of the MACs that one level leaves at least. On the way to half of ResNet-20, two levels brought the squared error
-of the logits from 0.110 to 0.109 only, at five times the cost of one: levels are for deep cuts."""
+"""Share of the MACs that one level leaves at least. On the way to half of ResNet-20, two levels brought the squared
+error of the logits from 0.110 to 0.109 only, at five times the cost of one: levels are for deep cuts."""
 
 HELD_OUT = 8
 """One sample of so many is what sensitivities are measured on."""
