@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
+import platform
 import time
-from typing import Any
 
 import numpy as np
 import onnx
 from onnx import numpy_helper, parser
 
+from .criteria.cache import cache_folder
+from .errors import OcnnaError
 from .model.light import light
+from .model.save import write_atomically
 from .model.session import Runtime, open_session, run
 
 WIDTH, SIZE, RUNS = 64, 28, 15
@@ -21,8 +27,27 @@ WORTH = 0.5
 """Share of the ideal saving that a cut must bring, else it buys no time."""
 
 
-def measured_alignment(runtime: Runtime) -> tuple[int, dict[str, Any]]:
-    """The smallest multiple on which a cut buys time, and milliseconds by number of channels."""
+def measured_alignment(runtime: Runtime) -> int:
+    """The smallest multiple on which a cut buys time. Measured once per machine and runtime, where the cache can be
+    written: so that the same prune gives the same bytes again."""
+    import onnxruntime
+
+    about = [platform.node(), platform.processor(), onnxruntime.__version__, runtime.providers, runtime.threads]
+    path = cache_folder() / f"alignment-{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]}.json"
+    try:
+        known = json.loads(path.read_text("utf-8"))["multiple"]
+        if known in PROBES:
+            return int(known)
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    found = _measured(runtime)
+    with contextlib.suppress(OSError, OcnnaError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, lambda stream: stream.write(json.dumps({"multiple": found}).encode()))
+    return found
+
+
+def _measured(runtime: Runtime) -> int:
     models = {c: _net(c) for c in (WIDTH, *PROBES.values())}
     x = np.random.default_rng(0).standard_normal((1, WIDTH, SIZE, SIZE)).astype(np.float32)
     seconds: dict[int, list[float]] = {c: [] for c in models}
@@ -35,11 +60,10 @@ def measured_alignment(runtime: Runtime) -> tuple[int, dict[str, Any]]:
                     if k:
                         seconds[c].append(time.perf_counter() - started)
     median = {c: float(np.median(s)) for c, s in seconds.items()}
-    told = {str(c): round(1e3 * s, 4) for c, s in median.items()}
     for multiple, c in PROBES.items():
         if 1 - median[c] / median[WIDTH] >= WORTH * (1 - c / WIDTH):
-            return multiple, told
-    return max(PROBES), told
+            return multiple
+    return max(PROBES)
 
 
 def _net(channels: int) -> onnx.ModelProto:

@@ -136,8 +136,8 @@ def wishes_of(
     if align == "auto":
         alignment = Alignment()
         if targets:
-            multiple, told = measured_alignment(runtime)
-            alignment, measured = Alignment(multiple, adaptive=True), {"alignment": {"multiple": multiple, "ms": told}}
+            multiple = measured_alignment(runtime)
+            alignment, measured = Alignment(multiple, adaptive=True), {"alignment": multiple}
     elif str(align) in ("1", "2", "4", "8", "16", "32", "64"):
         alignment = Alignment(int(align))
     else:
@@ -214,7 +214,8 @@ def _curves(job: Opened, trace: Trace, groups: Sequence[Group], score: FloatArra
         return [_uniform(g, score, s) for g, s in zip(groups, steps, strict=True)]
     started = time.perf_counter()
     seen_by = readings(trace, job.samples, job.settings)
-    held = job.samples.take(np.arange(job.samples.count)[-CURVE_SAMPLES:])
+    every = max(1, min(8, job.samples.count // CURVE_SAMPLES))
+    held = job.samples.take(np.arange(every - 1, job.samples.count, every)[:CURVE_SAMPLES])
     report = job.settings.progress
     found = curves(
         trace, groups, score, seen_by, held, job.settings, steps, progress=lambda d, t: report("sensitivity", d, t)

@@ -154,6 +154,7 @@ def prune(
     settings = settings_of(**common)
     if asked is None and ratio is None and percentile is None:
         asked = parse_targets(DEFAULT_TARGET if settings.data is not None else BLIND_TARGET)
+        best_effort = True  # nobody insisted
     wishes = wishes_of(asked or (), allocate, align, min_channels, keep, max_cut, settings.runtime)
     given = None if scores is None else given_scores(scores)
     job = open_model(model, settings)

@@ -407,9 +407,9 @@ def test_scores_go_to_a_file_and_back_into_a_prune(tmp_path: Path) -> None:
     source = MODELS / "digits_vgg.onnx"
     shared = ("--data", "digits", "--samples", 48, "--threads", 1)
     done("score", source, "--criterion", OPTIONS, "-o", tmp_path / "s.json", *shared)
-    done("prune", source, tmp_path / "a.onnx", "--scores", tmp_path / "s.json", *shared)
+    done("prune", source, tmp_path / "a.onnx", "--scores", tmp_path / "s.json", "--ratio", 0.3, *shared)
     report = ("--plan-out", tmp_path / "p.json", "--report", tmp_path / "r.json", "--no-cache")
-    done("prune", source, tmp_path / "b.onnx", "--criterion", OPTIONS, *shared, *report)
+    done("prune", source, tmp_path / "b.onnx", "--criterion", OPTIONS, "--ratio", 0.3, *shared, *report)
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
     scores, plan = (json.loads((tmp_path / f"{name}.json").read_text()) for name in "sp")
     assert (scores["criterion"], plan["criterion"]) == ("blend", "blend")

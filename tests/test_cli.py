@@ -38,7 +38,7 @@ def prune_tiny(folder: Path, *options: Any, seed: int = 0) -> tuple[Path, Path, 
 def test_prune_apply_check(tmp_path: Path, name: str) -> None:
     source, out, plan, report = net(name), tmp_path / "o.onnx", tmp_path / "plan.json", tmp_path / "report.json"
     before = source.read_bytes()
-    options = ("--data", "digits", "--samples", "48", "--ratio", "0.25")
+    options = ("--data", "digits", "--samples", "48", "--ratio", "0.25", "--repair", "none")
     table = done("prune", source, out, *options, "--plan-out", plan, "--report", report)
     assert source.read_bytes() == before
     assert str(out) in table.stdout
@@ -133,7 +133,7 @@ def test_a_whole_run_in_processes_of_its_own(tmp_path: Path) -> None:
     script = Path(sys.executable).with_name("ocnna-onnx")
     for k in range(2):
         out = tmp_path / f"{k}.onnx"
-        command = [script, "prune", RESNET, out, "--data", "digits", "--samples", "32", "--json"]
+        command = [script, "prune", RESNET, out, "--data", "digits", "--samples", "32", "--ratio", "0.3", "--json"]
         result = subprocess.run([str(c) for c in command], capture_output=True, text=True, check=True)
         _is_a_report(json.loads(result.stdout))
         assert not result.stderr
@@ -221,7 +221,7 @@ def test_the_plan_file(tmp_path: Path) -> None:
 
 
 def test_the_plan_lists_every_member_of_a_group(tmp_path: Path) -> None:
-    done("prune", net("mobilenet"), "--dry-run", "--plan-out", tmp_path / "p.json", "--criterion", "l1")
+    done("prune", net("mobilenet"), "--dry-run", "--plan-out", tmp_path / "p.json", "--criterion", "l1", "--ratio", 0.3)
     remove = json.loads((tmp_path / "p.json").read_text())["remove"]
     groups = json.loads(done("inspect", net("mobilenet"), "--json").stdout)["groups"]
     coupled = [g for g in groups if len(g["members"]) > 1]
@@ -252,7 +252,7 @@ def test_same_seed_same_bytes_other_seed_other_bytes(tmp_path: Path) -> None:
         return (tmp_path / "out.onnx").read_bytes()
 
     assert run("--seed", 1) == run("--seed", 1)
-    drawn = [run("--criterion", "random", "--seed", k) for k in (0, 0, 1, 2)]
+    drawn = [run("--criterion", "random", "--seed", k, "--ratio", 0.3) for k in (0, 0, 1, 2)]
     assert drawn[0] == drawn[1]
     assert len(set(drawn)) == 3
 
@@ -286,10 +286,12 @@ def test_ratio_floors(tmp_path: Path, ratio: float, wanted: tuple[int, int]) -> 
     assert report["obtained"]["removed"] == 14 - sum(wanted)
 
 
-def test_the_ratio_is_three_tenths_by_default(tmp_path: Path) -> None:
-    _, out, report = prune_tiny(tmp_path)
-    assert kept(out) == (6, 5)
-    assert report["requested"]["ratio"] == 0.3
+def test_without_data_a_tenth_of_the_multiplications_goes_by_default(tmp_path: Path) -> None:
+    _, _, report = prune_tiny(tmp_path, "--align", 1)
+    assert report["requested"]["target"] == ["macs=90%"]
+    assert 0.5 < report["obtained"]["macs_ratio"] <= 0.9
+    assert not report["repaired"]  # made-up samples tell nothing of the user's
+    assert any("not measured on your data" in w for w in report["warnings"])
 
 
 @pytest.mark.parametrize(("least", "wanted"), [(1, (1, 1)), (3, (3, 3)), (7, (7, 6)), (100, (8, 6))])

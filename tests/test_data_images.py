@@ -526,13 +526,13 @@ def test_the_command_line(tmp_path: Path) -> None:
     cut(saved(folder / "b" / "broken.jpg", pixels(90, 90)))
     model = written(tmp_path, colour(2))
     out = tmp_path / "out.onnx"
-    result = done("prune", model, out, "--data", folder)
+    result = done("prune", model, out, "--data", folder, "--ratio", 0.3)
     assert "no --preset was given" in result.stderr
     assert "broken.jpg" in result.stderr
     assert "2 sub-folders" in " ".join(result.stdout.split())
     flags = ("--scale", "1/127.5", "--mean", "1", "--std", "1,1,1", "--resize", "40", "--crop", "32x32")
     more = (*flags, "--color", "bgr", "--layout", "NCHW")
-    result = done("prune", model, out, "--data", folder, *more, "--overwrite")
+    result = done("prune", model, out, "--data", folder, *more, "--overwrite", "--ratio", 0.3)
     said = " ".join(result.stdout.split())
     for word in ("short side to 40", "centre crop 32×32", "x/127.5", "mean 1", "std 1", "BGR", "NCHW"):
         assert word in said

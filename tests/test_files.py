@@ -35,7 +35,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import ocnna_onnx
 
-FAST: dict[str, Any] = {"criterion": "l1", "samples": 4}
+FAST: dict[str, Any] = {"criterion": "l1", "samples": 4, "ratio": 0.3}
 
 
 def prune(model: Any, **kwargs: Any) -> ocnna_onnx.Result:
@@ -466,7 +466,7 @@ def test_what_is_read_is_never_written_over(tmp_path: Path, option: str, read: s
 
 def test_a_result_is_not_saved_over_its_source_by_accident(tmp_path: Path) -> None:
     path = with_weights_beside(tmp_path)
-    result = ocnna_onnx.prune(path, criterion="l1", samples=4)
+    result = ocnna_onnx.prune(path, criterion="l1", samples=4, ratio=0.3)
     for target in (path, tmp_path / "m.data"):
         with pytest.raises(ocnna_onnx.UsageError, match=target.name):
             result.save(target)

@@ -131,8 +131,8 @@ def repair_option(default: str) -> Callable[[Command], Command]:
         default=default,
         show_default=True,
         metavar="HOW",
-        help="How the weights that stay make up for what went: least-squares (layer by layer, on the samples), moments, "
-        "bias, none.",
+        help="How the weights that stay make up for what went: least-squares (layer by layer, on the samples), "
+        "moments, bias, none.",
     )
 
 

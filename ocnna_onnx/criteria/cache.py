@@ -26,7 +26,7 @@ MOST = 256
 
 def cached(key: str) -> Scores | None:
     """Scores of an earlier run, or None. A broken file counts as none."""
-    path = _folder() / f"{key}.json"
+    path = cache_folder() / f"{key}.json"
     try:
         return scores_from_json(json.loads(path.read_text("utf-8")), str(path))
     except (OSError, ValueError, OcnnaError):
@@ -35,7 +35,7 @@ def cached(key: str) -> Scores | None:
 
 def remember(key: str, scores: Scores) -> None:
     """Keep scores for later runs, where the folder can be written."""
-    folder = _folder()
+    folder = cache_folder()
     with contextlib.suppress(OSError, OcnnaError):
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(scores.to_json(), allow_nan=False)
@@ -62,7 +62,7 @@ def key_of(about: Mapping[str, Any], samples: Samples | None) -> str:
     return digest.hexdigest()
 
 
-def _folder() -> Path:
+def cache_folder() -> Path:
     given = os.environ.get(FOLDER)
     base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or "~/.cache"
     return Path(given).expanduser() if given else Path(base).expanduser() / "ocnna-onnx"

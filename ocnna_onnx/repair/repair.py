@@ -28,6 +28,7 @@ from .channelmap import Places, Residue, channel_rows, composed, is_too_large, p
 from .frontier import Frontier, Step, frontier
 from .judge import how_much_worse
 from .layers import Layer, find_layers, notes_of, pruned_constants, pruned_shapes
+from .rectified import Threshold, predicted, threshold
 from .residual import Residual, affine, residual
 from .solve import Fit, Pairs, fit, pilot
 from .transposed import Stuffing, reversed_kernel, stored_kernel, stuffed, stuffing
@@ -211,9 +212,26 @@ def _repair_layer(job: Job, plan: _Plan) -> str:
     energy = _energy(held_out if held_out.rows else seen)
     if result.before <= EXACT * energy:
         return ""
+    told = result
+    result = _rectified(job, layer, sight, offset, weight, old, result)
     reason = _accept(job, layer, sight.stored(result.weight, value), (result.bias - old).reshape(-1))
-    job.found.layers[job.graph.names[layer.node]] = _errors(result, energy, bool(reason))
+    job.found.layers[job.graph.names[layer.node]] = _errors(told, energy, bool(reason))
     return reason
+
+
+def _rectified(
+    job: Job, layer: Layer, sight: _Sight, offset: FloatArray, weight: FloatArray, old: FloatArray, first: Fit
+) -> Fit:
+    """In front of a Relu once more, with targets that ask for nothing where it cuts off: one round takes most of what
+    there is to gain."""
+    begins = threshold(job.student, sight.map) if job.method == "least-squares" and sight.view is None else None
+    if begins is None or first.ridge is None or (begins.stream is not None and len(begins.stream) < sight.count):
+        return first
+    made = (first.weight, first.bias + offset)
+    seen, held_out = _pairs(job.student, sight, offset, layer.slot is not None, (begins, made))
+    with threadpool_limits(1, "blas"):
+        second = fit(seen, held_out, weight, old)
+    return second if second.ridge is not None else first
 
 
 @dataclass(frozen=True)
@@ -363,8 +381,14 @@ def _residue(student: Frontier, sight: _Sight) -> Residue:
     return Residue.of(runs(), sight.map.out_axis, lambda number: sight.target(part(number)))
 
 
-def _pairs(student: Frontier, sight: _Sight, offset: FloatArray, intercept: bool) -> tuple[Pairs, Pairs]:
-    """Moments of most samples, and of those that are held out."""
+def _pairs(
+    student: Frontier,
+    sight: _Sight,
+    offset: FloatArray,
+    intercept: bool,
+    relax: tuple[Threshold, tuple[FloatArray, FloatArray]] | None = None,
+) -> tuple[Pairs, Pairs]:
+    """Moments of most samples, and of those that are held out. relax: see `rectified`, and (weight, bias) so far."""
     places = sight.places
     width = sight.features(slice(0, 1), np.zeros((1, 1), np.int64) if places > 1 else None).shape[2]
     each = positions_per_image(sight.count, places, width, WORK)
@@ -373,7 +397,11 @@ def _pairs(student: Frontier, sight: _Sight, offset: FloatArray, intercept: bool
     def rows(part: slice) -> tuple[AnyArray, AnyArray]:
         at = None if each is None else positions_of(part.start, part.stop - part.start, places, each, 0)
         inputs = sight.features(part, at)
-        return inputs, sight.outputs(sight.target(part), at) - fixed
+        wanted = sight.outputs(sight.target(part), at)
+        if relax is not None:
+            begins, (weight, bias) = relax
+            wanted = begins.relaxed(wanted, predicted(inputs, weight, bias), part, at)
+        return inputs, wanted - fixed
 
     return _moments(student, sight, rows, places if each is None else each, intercept)
 

@@ -112,7 +112,7 @@ class Outcome:
         if not self.samples.real:
             found.append(
                 f"no --data was given: calibrated and compared on {self.samples.source} "
-                f"({self.samples.preprocessing}); real samples score better"
+                f"({self.samples.preprocessing}); not measured on your data, and not repaired: real samples score better"
             )
         inputs = {i.name for i in self.loaded.proto.graph.input}
         overridable = sorted({c.tensor for c in self.rewritten.cuts} & inputs)

@@ -77,15 +77,14 @@ def _target(row: dict[str, Any]) -> str:
         kind = {"accuracy": "accuracy", "top1": "disagreement", "pixel": "disagreement per pixel"}.get(
             measured["kind"], "relative L2 error"
         )
-        return (
-            f"target {row['asked']}: {state}; {kind} {100 * measured['value']:.2f} pp on {measured['samples']} samples that "
-            f"were held out, at most {100 * measured['bound']:.2f} pp with 90 % confidence (optimistic if the net was "
-            "trained on them)"
-        )
+        seen = f"{kind} {100 * measured['value']:.2f} pp on {measured['samples']} samples that were held out"
+        sure = f"at most {100 * measured['bound']:.2f} pp with 90 % confidence"
+        return f"target {row['asked']}: {state}; {seen}, {sure} (optimistic if the net was trained on them)"
     value = row["reached"]
     shown = f"{100 * value:.1f}%" if "%" in row["asked"] or value <= 1 else f"{value:,.0f}"
     if row["kind"] == "latency":
-        return f"target {row['asked']}: {state}; {measured['before_ms']:.2f} → {measured['after_ms']:.2f} ms on this machine"
+        times = f"{measured['before_ms']:.2f} → {measured['after_ms']:.2f} ms on this machine"
+        return f"target {row['asked']}: {state}; {times}"
     return f"target {row['asked']}: {state}; {shown} left"
 
 

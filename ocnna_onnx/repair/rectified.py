@@ -1,0 +1,88 @@
+"""Targets for a layer in front of a Relu: where the original is cut off, anything that is cut off as well will do
+(Zhang et al. 2015, Accelerating Very Deep Convolutional Networks, §3.2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ..calibrate.linear import Linear, outputs
+from ..data.rows import Rows
+from ..model.graph import AnyArray, attribute
+from ..trace.labels import IntArray
+from .frontier import Frontier
+
+FLAT = 1e-6
+"""A BatchNormalization's scale below this has no inverse."""
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """The Relu behind a layer cuts off where scale · y + shift + stream < 0, y the layer's own output.
+
+    scale, shift: [channels], of a BatchNormalization in between (1 and 0 where there is none). stream: what is added
+    before the Relu, [samples, channels, …]; None: nothing.
+    """
+
+    map: Linear
+    scale: AnyArray
+    shift: AnyArray
+    stream: Rows | None
+
+    def relaxed(self, wanted: AnyArray, now: AnyArray, part: slice, at: IntArray | None) -> AnyArray:
+        """wanted, but where the Relu cuts that off: what is there now, as far as it is cut off, too. wanted, now:
+        [groups, rows, outputs], rows as `calibrate.linear.outputs` makes them of the samples `part`."""
+        form = (self.map.groups, 1, -1)
+        scale, added = self.scale.reshape(form), self.shift.reshape(form)
+        if self.stream is not None:
+            added = added + outputs(self.map, np.asarray(self.stream[part], np.float32), at)
+        usable = np.abs(scale) > FLAT
+        begins = -added / np.where(usable, scale, 1)
+        beyond = np.where(scale > 0, np.minimum(now, begins), np.maximum(now, begins))
+        return np.asarray(np.where((scale * wanted + added < 0) & usable, beyond, wanted), np.float32)
+
+
+def threshold(student: Frontier, map_: Linear) -> Threshold | None:
+    """Of the Relu that alone reads a Conv's output: directly, or behind a BatchNormalization, an Add, or the two in
+    this order. None where there is no such Relu, or the other summand is not held."""
+    graph, name = student.graph, map_.output
+    if map_.stored != "conv":
+        return None
+    name_of_weight = graph.nodes[map_.node].input[map_.weight]
+    if name_of_weight not in student.weights:
+        return None
+    channels = student.weights[name_of_weight].shape[0]
+    scale, shift = np.ones(channels, np.float32), np.zeros(channels, np.float32)
+    stream: Rows | None = None
+    seen: set[str] = set()
+    while name not in graph.outputs and len(graph.consumers.get(name, ())) == 1:
+        index = graph.consumers[name][0][0]
+        node = graph.nodes[index]
+        if node.op_type == "Relu":
+            return Threshold(map_, scale, shift, stream)
+        if node.op_type == "BatchNormalization" and not seen:
+            scale, shift = norm(student, index)
+        elif node.op_type == "Add" and "Add" not in seen:
+            stream = student.held.get(node.input[1] if node.input[0] == name else node.input[0])
+            if stream is None or len(stream.shape) < 3 or stream.shape[1] != channels:
+                return None
+        else:
+            return None
+        seen.add(node.op_type)
+        name = node.output[0]
+    return None
+
+
+def norm(student: Frontier, node: int) -> tuple[AnyArray, AnyArray]:
+    """(scale, shift) of a BatchNormalization."""
+    proto = student.graph.nodes[node]
+    gamma, beta, mean, var = (student.weights[n].astype(np.float64) for n in proto.input[1:5])
+    scale = gamma / np.sqrt(var + float(attribute(proto, "epsilon", 1e-5)))
+    return scale.astype(np.float32), (beta - mean * scale).astype(np.float32)
+
+
+def predicted(inputs: AnyArray, weight: npt.NDArray[np.float64], bias: npt.NDArray[np.float64]) -> AnyArray:
+    """[groups, rows, outputs] in float32. inputs: [groups, rows, features]."""
+    return np.asarray(inputs @ weight.astype(np.float32) + bias.astype(np.float32)[:, None])
