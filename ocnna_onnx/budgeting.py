@@ -34,8 +34,11 @@ from .trace.types import Trace
 
 FloatArray = npt.NDArray[np.float64]
 
-HELD_OUT = 4
-"""One sample of so many judges a `drop`, and is used for nothing else."""
+HELD_OUT = 2
+"""One sample of so many judges a `drop`, and is used for nothing else: with fewer the bound is all doubt."""
+
+DROP_SAMPLES = 1024
+"""Samples that a `drop` takes where nobody said how many."""
 
 CURVE_SAMPLES = 64
 LEVELS = 7

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 
 from . import __version__
-from .budgeting import Met, fitting, judging, meet, wishes_of
+from .budgeting import DROP_SAMPLES, Met, fitting, judging, meet, wishes_of
 from .calibrate.stream import batch_size
 from .criteria.scores import Scores
 from .criteria.table import parsed
@@ -155,6 +155,8 @@ def prune(
     if asked is None and ratio is None and percentile is None:
         asked = parse_targets(DEFAULT_TARGET if settings.data is not None else BLIND_TARGET)
         best_effort = True  # nobody insisted
+    if settings.samples is None and asked and any(t.kind == "drop" for t in asked):
+        settings = replace(settings, samples=DROP_SAMPLES)
     wishes = wishes_of(asked or (), allocate, align, min_channels, keep, max_cut, settings.runtime)
     given = None if scores is None else given_scores(scores)
     job = open_model(model, settings)

@@ -89,7 +89,7 @@ def _is_a_report(report: Json) -> None:
     assert all({"node", "input", "tensor", "new_tensor", "axis", "kept"} <= cut.keys() for cut in report["cuts"])
     assert all({"node", "what", "before", "after"} <= edit.keys() for edit in report["rewrites"])
     assert all({"node", "op", "tensor", "reason"} <= wall.keys() for wall in report["walls"])
-    assert report["repaired"] == []
+    assert all(isinstance(name, str) for name in report["repaired"])
 
 
 def _cuts_rebuild_the_weights(source: Path, out: Path, report: Json) -> None:

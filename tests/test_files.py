@@ -39,6 +39,8 @@ FAST: dict[str, Any] = {"criterion": "l1", "samples": 4, "ratio": 0.3}
 
 
 def prune(model: Any, **kwargs: Any) -> ocnna_onnx.Result:
+    if "percentile" in kwargs:
+        kwargs = {"ratio": None, **kwargs}
     return ocnna_onnx.prune(model, **{**FAST, **kwargs})
 
 

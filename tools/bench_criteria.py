@@ -121,7 +121,14 @@ def _pruned(
     few = {name: array[:PROVEN_ON] for name, array in data.items()}
     try:
         result = ocnna_onnx.prune(
-            net.path, scores=scores, ratio=ratio, data=few, seed=seed, threads=setting.threads, samples=PROVEN_ON
+            net.path,
+            scores=scores,
+            ratio=ratio,
+            data=few,
+            seed=seed,
+            threads=setting.threads,
+            samples=PROVEN_ON,
+            repair="none",
         )
     except ProofFailed as error:
         return {"unproven": str(error)}

@@ -34,14 +34,15 @@ def openvino_difference(model: onnx.ModelProto, images: np.ndarray) -> float:
 
 @click.command()
 @click.option("--criterion", default="ocnna", show_default=True)
-def main(criterion: str) -> None:
+@click.option("--repair", default="none", show_default=True)
+def main(criterion: str, repair: str) -> None:
     """Prune, measure, print."""
     images = fit(digits().test_images, 1, 16, 16)
     click.echo("| net | ratio | parameters | MACs | bytes | accuracy | agreement | proof error | OpenVINO difference |")
     click.echo("|---|---|---|---|---|---|---|---|---|")
     for path in sorted(MODELS.glob("*.onnx")):
         for ratio in (0.1, 0.3, 0.5):
-            result = ocnna_onnx.prune(path, data="digits", criterion=criterion, ratio=ratio)
+            result = ocnna_onnx.prune(path, data="digits", criterion=criterion, ratio=ratio, repair=repair)
             report = result.report
             before, after, accuracy = report["before"], report["after"], report["accuracy"]
             cells = (

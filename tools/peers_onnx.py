@@ -70,7 +70,9 @@ def main(what: str, before: Path, after: Path, shapes: str) -> None:
     if what == "prune":
         probe = {name: tuple(shape) for name, shape in given.items()}
         try:
-            ocnna_onnx.prune(before, criterion="l2", ratio=0.5, samples=4, input_shapes=probe).save(after)
+            ocnna_onnx.prune(before, criterion="l2", ratio=0.5, samples=4, input_shapes=probe, repair="none").save(
+                after
+            )
         except ocnna_onnx.OcnnaError as error:
             click.echo(f"{type(error).__name__}: {error}", err=True)
             raise SystemExit(error.exit_code) from error

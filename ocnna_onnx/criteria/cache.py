@@ -63,6 +63,7 @@ def key_of(about: Mapping[str, Any], samples: Samples | None) -> str:
 
 
 def cache_folder() -> Path:
+    """Where results of earlier runs lie."""
     given = os.environ.get(FOLDER)
     base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or "~/.cache"
     return Path(given).expanduser() if given else Path(base).expanduser() / "ocnna-onnx"

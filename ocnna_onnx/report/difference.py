@@ -20,16 +20,24 @@ FLOATS = ("tensor(float)", "tensor(float16)", "tensor(double)")
 @dataclass(frozen=True)
 class Difference:
     """kind: `accuracy` (labels: how much less), `top1` or `pixel` (how many disagree with the original), or
-    `relative_l2`. value: as a share (0.01: a percentage point). bound: its upper 90 % bound. samples: how many."""
+    `relative_l2`. value: as a share (0.01: a percentage point). bound: its upper 90 % bound. samples: how many. floor: the
+    bound if nothing had changed: fewer samples cannot show less."""
 
     kind: str
     value: float
     bound: float
     samples: int
+    floor: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         """For the report."""
-        return {"kind": self.kind, "value": self.value, "bound": self.bound, "samples": self.samples}
+        return {
+            "kind": self.kind,
+            "value": self.value,
+            "bound": self.bound,
+            "samples": self.samples,
+            "floor": self.floor,
+        }
 
 
 def difference(
@@ -72,5 +80,6 @@ def difference(
         values = np.array(errors) / scale
         return Difference(kind, float(np.sqrt(values.mean())), float(np.sqrt(mean_bound(values))), len(values))
     if labels is not None:
-        return Difference("accuracy", (worse - better) / total, paired_bound(worse, better, total), total)
-    return Difference(kind, changed / total, share_bound(int(np.ceil(changed)), total), total)
+        bound = paired_bound(worse, better, total)
+        return Difference("accuracy", (worse - better) / total, bound, total, paired_bound(0, 0, total))
+    return Difference(kind, changed / total, share_bound(int(np.ceil(changed)), total), total, share_bound(0, total))

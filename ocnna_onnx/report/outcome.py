@@ -112,7 +112,7 @@ class Outcome:
         if not self.samples.real:
             found.append(
                 f"no --data was given: calibrated and compared on {self.samples.source} "
-                f"({self.samples.preprocessing}); not measured on your data, and not repaired: real samples score better"
+                f"({self.samples.preprocessing}); not measured on your data, not repaired: real samples score better"
             )
         inputs = {i.name for i in self.loaded.proto.graph.input}
         overridable = sorted({c.tensor for c in self.rewritten.cuts} & inputs)
@@ -122,6 +122,14 @@ class Outcome:
                 "shapes were cut too, and the proof holds for the default values"
                 + (" (--strict-inputs leaves them alone)" if self.trace.graph.overridable else "")
             )
+        for row in self.plan.measured.get("targets", ()):
+            seen = row.get("measured", {})
+            asked = row["asked"].partition("=")[2].rstrip("%p ")
+            if row["kind"] == "drop" and seen.get("floor", 0.0) * 100 > float(asked or 0):
+                found.append(
+                    f"{seen['samples']} held-out samples cannot show a drop below {100 * seen['floor']:.2f} pp, so nothing "
+                    f"can go for {row['asked']}: give more samples (--samples)"
+                )
         edits = self.trace.unfolded.edits if not self.rewritten.kept.keep.all() else ()
         if edits:
             found.append(
