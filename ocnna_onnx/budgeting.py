@@ -49,6 +49,9 @@ LEAST = 0.05
 
 LATENCY_RUNS = 15
 
+STAMP = 1500
+"""Bytes of a stamp without its channels."""
+
 Test = Callable[[IntArray], tuple[bool, dict[str, Any]]]
 """Whether a target holds when these classes go, and what was measured."""
 
@@ -300,14 +303,38 @@ def _cost_of(ways: _Ways, kind: str) -> Callable[[BoolArray], float]:
         return ways.costs.params_left
     nothing = np.zeros(len(ways.trace.free), bool)
     params = ways.costs.params_left(nothing)
-    stored = sum(a.nbytes for a in ways.trace.graph.model.weights.values())
-    width = stored / max(1.0, params)  # bytes of a parameter
+    graph = ways.trace.graph
+    stored = sum(graph.array(n).nbytes for n, t in graph.initializers.items() if t.dims)
+    width = min(stored, ways.job.loaded.bytes) / max(1.0, params)  # bytes of a parameter
     return lambda gone: ways.job.loaded.bytes - width * (params - ways.costs.params_left(gone))
 
 
 def _counted(ways: _Ways, targets: Sequence[Target]) -> IntArray:
-    """What goes so that all counted targets hold: the worst excess is what a step must lower."""
-    parts = [(_cost_of(ways, t.kind), t.limit(_original(ways, t.kind))) for t in targets]
+    """What goes so that all counted targets hold. Bytes are foretold from parameters, and then weighed."""
+    slack = 0.0
+    for _ in range(4):
+        classes = _foretold(ways, targets, slack)
+        limit = next((t.limit(_original(ways, "bytes")) for t in targets if t.kind == "bytes"), None)
+        if limit is None or (over := _weighed(ways, classes) - limit) <= 0:
+            break
+        slack += over
+    return classes
+
+
+def _weighed(ways: _Ways, classes: IntArray) -> float:
+    """Bytes of the file, with room for its stamp (about a byte per channel that goes)."""
+    if not len(classes):
+        return float(ways.job.loaded.bytes)
+    model = rewrite(ways.trace, ways.trace.keep_units(classes)).model
+    return float(model.ByteSize() + STAMP + 2 * len(classes))
+
+
+def _foretold(ways: _Ways, targets: Sequence[Target], slack: float) -> IntArray:
+    """The worst excess is what a step must lower. slack: bytes by which files came out larger than foretold."""
+    limits = {t.kind: t.limit(_original(ways, t.kind)) for t in targets}
+    if "bytes" in limits:
+        limits["bytes"] -= slack
+    parts = [(_cost_of(ways, t.kind), limits[t.kind]) for t in targets]
     if len(parts) == 1:
         return _level(ways, *parts[0])
     return _level(ways, lambda gone: sum(max(1.0, cost(gone) / limit) for cost, limit in parts), float(len(parts)))
@@ -413,7 +440,8 @@ def _reached(
     short = []
     for target in targets:
         if target.kind in ("macs", "params", "bytes"):
-            value, original = _cost_of(ways, target.kind)(gone), _original(ways, target.kind)
+            original = _original(ways, target.kind)
+            value = _weighed(ways, classes) if target.kind == "bytes" else _cost_of(ways, target.kind)(gone)
             reached[target.kind] = value / original if target.relative else value
             holds = value <= target.limit(original) * (1 + 1e-9)
         elif target.kind == "latency":

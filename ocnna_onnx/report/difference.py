@@ -20,8 +20,8 @@ FLOATS = ("tensor(float)", "tensor(float16)", "tensor(double)")
 @dataclass(frozen=True)
 class Difference:
     """kind: `accuracy` (labels: how much less), `top1` or `pixel` (how many disagree with the original), or
-    `relative_l2`. value: as a share (0.01: a percentage point). bound: its upper 90 % bound. samples: how many. floor: the
-    bound if nothing had changed: fewer samples cannot show less."""
+    `relative_l2`. value: as a share (0.01: a percentage point). bound: its upper 90 % bound. samples: how many. floor:
+    the bound if nothing had changed: fewer samples cannot show less."""
 
     kind: str
     value: float

@@ -127,8 +127,8 @@ class Outcome:
             asked = row["asked"].partition("=")[2].rstrip("%p ")
             if row["kind"] == "drop" and seen.get("floor", 0.0) * 100 > float(asked or 0):
                 found.append(
-                    f"{seen['samples']} held-out samples cannot show a drop below {100 * seen['floor']:.2f} pp, so nothing "
-                    f"can go for {row['asked']}: give more samples (--samples)"
+                    f"{seen['samples']} held-out samples cannot show a drop below {100 * seen['floor']:.2f} pp, so "
+                    f"nothing can go for {row['asked']}: give more samples (--samples)"
                 )
         edits = self.trace.unfolded.edits if not self.rewritten.kept.keep.all() else ()
         if edits:

@@ -1,0 +1,204 @@
+"""Budgets: what is asked, what is reached, and what is said where it is not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from nets import MODELS, RESNET, cli, done, images, tiny, traced
+from support import build
+
+import ocnna_onnx
+from ocnna_onnx.plan.align import Alignment, aligned
+from ocnna_onnx.plan.allocate import Curve, allocate
+from ocnna_onnx.plan.costs import cost_model
+from ocnna_onnx.plan.targets import parse_targets
+from ocnna_onnx.report.bound import mean_bound, paired_bound, share_bound
+from ocnna_onnx.report.savings import Savings
+
+QUICK: dict[str, Any] = {"data": "digits", "samples": 64, "criterion": "l2", "align": 1, "threads": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "value", "relative"),
+    [
+        ("macs=50%", "macs", 0.5, True),
+        ("macs=0.5", "macs", 0.5, True),
+        ("macs=1.2G", "macs", 1.2e9, False),
+        ("params=300k", "params", 3e5, False),
+        ("bytes=5MB", "bytes", 5e6, False),
+        ("bytes=5MiB", "bytes", 5 * 2**20, False),
+        ("latency=10ms", "latency", 0.01, False),
+        ("latency=70%", "latency", 0.7, True),
+        ("drop=1%", "drop", 0.01, True),
+        ("drop=0.5", "drop", 0.005, True),
+        ("drop=2pp", "drop", 0.02, True),
+    ],
+)
+def test_targets_as_people_write_them(text: str, kind: str, value: float, relative: bool) -> None:
+    (found,) = parse_targets(text)
+    assert (found.kind, found.relative) == (kind, relative)
+    assert found.value == pytest.approx(value)
+
+
+@pytest.mark.parametrize("text", ["", "macs", "macs=", "macs=x%", "flops=1", "macs=150%", "drop=100%", "macs=1,macs=2"])
+def test_what_is_no_target_is_refused(text: str) -> None:
+    with pytest.raises(ocnna_onnx.UsageError, match="target"):
+        parse_targets(text)
+
+
+@pytest.mark.parametrize("name", ["resnet", "vgg", "mobilenet", "densenet"])
+def test_costs_in_closed_form_are_those_of_the_labels(name: str) -> None:
+    trace = traced(onnx.load(MODELS / f"digits_{name}.onnx"), input=(2, 1, 16, 16))
+    model, exact = cost_model(trace), Savings(trace)
+    rng = np.random.default_rng(0)
+    free = np.flatnonzero(trace.free)[1:]
+    for share in (0.0, 0.2, 0.6):
+        gone = np.zeros(len(trace.free), bool)
+        classes = exact.spared(rng.choice(free, int(share * len(free)), replace=False))
+        gone[classes] = True
+        saved = exact.saved(classes)
+        assert model.macs_left(gone) == pytest.approx(exact.total.macs - saved.macs)
+        assert model.params_left(gone) == pytest.approx(exact.total.params - saved.params)
+
+
+@pytest.mark.parametrize("allocate_by", ["sensitivity", "uniform"])
+@pytest.mark.parametrize("target", ["macs=60%", "params=50%", "bytes=250kB", "macs=60%,params=40%"])
+def test_counted_targets_are_met_and_not_overshot(target: str, allocate_by: str) -> None:
+    result = ocnna_onnx.prune(RESNET, target=target, allocate=allocate_by, repair="none", **QUICK)
+    report = result.report
+    limits = {
+        "macs": 0.6 * report["before"]["macs"],
+        "params": (0.4 if "," in target else 0.5) * report["before"]["params"],
+        "bytes": 250e3,
+    }
+    shares = []
+    for row in report["obtained"]["targets"]:
+        assert row["met"]
+        found = report["after"][row["kind"]] if row["kind"] != "bytes" else len(result.model.SerializeToString())
+        assert found <= limits[row["kind"]]
+        shares.append(found / limits[row["kind"]])
+    assert max(shares) > 0.85  # as much stays as may
+
+
+def test_a_target_out_of_reach_says_how_far_it_got(tmp_path: Path) -> None:
+    arguments = ("prune", RESNET, tmp_path / "o.onnx", "--data", "digits", "--samples", 32, "--criterion", "l2")
+    result = cli(*arguments, "--target", "macs=1%", "--align", 1, "--min-channels", 8)
+    assert result.exit_code == 5
+    assert "macs=1%" in result.stderr
+    assert "as far as it goes" in result.stderr
+    assert "node_linear" in result.stderr
+    assert not list(tmp_path.iterdir())
+    done(*arguments, "--target", "macs=1%", "--align", 1, "--min-channels", 8, "--best-effort", "--repair", "none")
+    assert (tmp_path / "o.onnx").exists()
+
+
+@pytest.mark.parametrize("align", [4, 8])
+def test_channels_end_on_multiples(align: int) -> None:
+    result = ocnna_onnx.prune(RESNET, target="macs=60%", repair="none", **{**QUICK, "align": align})
+    changed = [g for g in result.report["groups"] if g["removed"]]
+    assert changed
+    assert all(g["channels_after"] % align == 0 for g in changed)
+    assert result.report["obtained"]["macs_ratio"] <= 0.6
+
+
+def test_alignment_gives_back_the_best_scored() -> None:
+    score = np.array([0.0, 5, 1, 4, 2, 3, 9, 8, 7])
+    classes = np.arange(1, 9)
+    found = aligned(np.array([2, 3, 4]), [classes], score, Alignment(2))
+    assert found.tolist() == [2, 4]  # class 3 scores best of the three
+    assert Alignment(16, adaptive=True).of(16) == 4
+    assert Alignment(16, adaptive=True).of(256) == 16
+
+
+def test_allocation_takes_the_least_damage_per_cost() -> None:
+    cheap = Curve(np.array([1, 2, 3, 4]), np.array([0, 0.1, 0.2, 0.3, 0.4]), 5)
+    dear = Curve(np.array([6, 7, 8, 9]), np.array([0, 1.0, 2.0, 3.0, 4.0]), 5)
+    taken = allocate([cheap, dear], [4, 4], lambda gone: 10.0 - gone.sum(), 10, 5.0)
+    assert taken == [4, 1]
+    steep = Curve(np.array([1, 2, 3, 4]), np.array([0, 1.0, 1.0, 1.0, 1.0]), 5)  # a plateau: the later ones are free
+    assert allocate([steep, dear], [4, 4], lambda gone: 10.0 - gone.sum(), 10, 7.0) == [4, 0]
+
+
+def test_bounds() -> None:
+    assert share_bound(0, 100) == pytest.approx(1 - 0.1 ** (1 / 100))
+    assert share_bound(5, 5) == 1
+    assert 0 < paired_bound(0, 0, 100) < paired_bound(0, 0, 50) < 0.03
+    assert paired_bound(3, 0, 100) > 0.04 > paired_bound(3, 3, 100) > 0
+    values = np.random.default_rng(0).random(1000)
+    assert values.mean() < mean_bound(values) < values.mean() + 0.02
+
+
+def test_a_drop_is_judged_on_samples_that_nothing_else_sees() -> None:
+    result = ocnna_onnx.prune(RESNET, target="drop=3%", **{**QUICK, "samples": 400})
+    (row,) = result.report["obtained"]["targets"]
+    assert row["met"]
+    assert row["measured"]["samples"] == 200
+    assert row["measured"]["bound"] <= 0.03
+    assert result.report["obtained"]["removed"] > 0
+    assert result.report["accuracy"]["after"] > 0.93
+
+
+def test_too_few_samples_for_a_drop_say_so() -> None:
+    result = ocnna_onnx.prune(tiny(), data={"x": images(12), "y": np.arange(12) % 5}, target="drop=1%", align=1)
+    assert result.report["obtained"]["removed"] == 0
+    assert any("more samples" in w for w in result.report["warnings"])
+
+
+def test_latency_is_measured_and_kept_in_the_plan() -> None:
+    result = ocnna_onnx.prune(RESNET, target="latency=99%", repair="none", best_effort=True, **QUICK)
+    (row,) = result.plan.measured["targets"]
+    assert set(row["measured"]) == {"before_ms", "after_ms"}
+
+
+def test_single_layers_are_bounded() -> None:
+    options = {**QUICK, "target": "macs=50%", "repair": "none"}
+    free = ocnna_onnx.prune(RESNET, **options).plan.remove
+    layer = max(free, key=lambda n: len(free[n]))
+    kept = ocnna_onnx.prune(RESNET, keep={layer: 1000}, **options).plan.remove
+    assert layer not in kept
+    bounded = ocnna_onnx.prune(RESNET, max_cut={"*": 0.5}, best_effort=True, **options)
+    assert all(g["removed"] <= 0.5 * g["units"] for g in bounded.report["groups"])
+
+
+def test_a_plan_of_a_target_is_replayed_and_its_repair_repeated(tmp_path: Path) -> None:
+    common = ("--data", "digits", "--samples", 64, "--threads", 1)
+    out, plan = tmp_path / "o.onnx", tmp_path / "p.json"
+    done("prune", RESNET, out, "--target", "macs=60%", "--criterion", "l2", "--plan-out", plan, *common)
+    done("apply", plan, RESNET, tmp_path / "again.onnx", "--repair", "least-squares", *common)
+    assert (tmp_path / "again.onnx").read_bytes() == out.read_bytes()
+    checked = json.loads(done("check", RESNET, out, "--json", *common).stdout)
+    assert checked["changed"]  # what the repair changed is named
+    done("apply", plan, RESNET, tmp_path / "plain.onnx", *common)
+    assert json.loads(done("check", RESNET, tmp_path / "plain.onnx", "--json", *common).stdout)["changed"] == []
+
+
+@pytest.mark.parametrize("method", ["bias", "moments", "least-squares"])
+def test_repairs_help_in_order(method: str) -> None:
+    options = {**QUICK, "samples": 200, "ratio": 0.3}
+    plain = ocnna_onnx.prune(RESNET, repair="none", **options).report["agreement"]["relative_l2"]
+    mended = ocnna_onnx.prune(RESNET, repair=method, **options).report
+    assert mended["agreement"]["relative_l2"] < plain
+    assert mended["repaired"]
+    if method == "least-squares":
+        assert mended["accuracy"]["after"] > 0.95
+
+
+def test_a_net_without_classes_has_its_drop_in_relative_error() -> None:
+    model = build(
+        """g (float[N,3,8,8] x) => (float[N,4,8,8] y) <float[8,3,3,3] w1, float[16,8,3,3] w2, float[4,16,1,1] w3>
+        { a = Conv<pads=[1,1,1,1]>(x, w1)  b = Relu(a)  c = Conv<pads=[1,1,1,1]>(b, w2)  d = Relu(c)  e = Conv(d, w3)
+          y = Reshape(e, s) }""".replace("float[4,16,1,1] w3>", "float[4,16,1,1] w3, int64[3] s>").replace(
+            "float[N,4,8,8] y", "float[N,4,64] y"
+        ),
+        s=np.array([0, 4, 64]),
+    )
+    x = np.random.default_rng(0).standard_normal((96, 3, 8, 8)).astype(np.float32)
+    result = ocnna_onnx.prune(model, data=x, target="drop=30%", align=1, criterion="l2", samples=96)
+    (row,) = result.report["obtained"]["targets"]
+    assert row["measured"]["kind"] == "relative_l2"
+    assert row["measured"]["bound"] <= 0.3
