@@ -25,6 +25,7 @@ from .plan.costs import CostModel, cost_model
 from .plan.decide import Decided, decide
 from .plan.select import Cut, class_scores, matches, spare_emptied
 from .plan.targets import Target
+from .report.bound import paired_bound
 from .report.difference import Difference, difference
 from .rewrite.rewrite import rewrite
 from .sensing import curves, readings
@@ -396,6 +397,11 @@ def judging(samples: Samples) -> Samples:
     """The samples that judge a drop: every HELD_OUT-th."""
     held = np.arange(HELD_OUT - 1, samples.count, HELD_OUT)
     return samples.take(held if len(held) else np.arange(samples.count))
+
+
+def can_show(drop: float, samples: int) -> bool:
+    """Whether so many samples could show that a drop holds, if the half of them that judges saw no change at all."""
+    return paired_bound(0, 0, max(1, samples // HELD_OUT)) <= drop
 
 
 def fitting(samples: Samples) -> Samples:

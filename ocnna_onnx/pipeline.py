@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 
 from . import __version__
-from .budgeting import DROP_SAMPLES, Met, fitting, judging, meet, wishes_of
+from .budgeting import DROP_SAMPLES, Met, can_show, fitting, judging, meet, wishes_of
 from .calibrate.stream import batch_size
 from .criteria.scores import Scores
 from .criteria.table import parsed
@@ -152,18 +152,27 @@ def prune(
     if asked and (ratio is not None or percentile is not None):
         raise UsageError("give either a target, a ratio or a percentile")
     settings = settings_of(**common)
-    if asked is None and ratio is None and percentile is None:
+    by_default = asked is None and ratio is None and percentile is None
+    if by_default:
         asked = parse_targets(DEFAULT_TARGET if settings.data is not None else BLIND_TARGET)
         best_effort = True  # nobody insisted
     if settings.samples is None and asked and any(t.kind == "drop" for t in asked):
         settings = replace(settings, samples=DROP_SAMPLES)
     wishes = wishes_of(asked or (), allocate, align, min_channels, keep, max_cut, settings.runtime)
+    notes: tuple[str, ...] = ()
     given = None if scores is None else given_scores(scores)
     job = open_model(model, settings)
     if not any(len(g.free) for g in job.groups):
         rows = tuple((w.node, w.op, w.tensor, w.reason) for w in wall_infos(job.trace, job.groups))
         raise NothingFree(_nothing_free(rows, len(job.groups)), rows)
-    everything = job.samples
+    if by_default and asked and asked[0].kind == "drop" and not can_show(asked[0].value, job.samples.count):
+        notes = (
+            f"{job.samples.count} samples are too few to promise {DEFAULT_TARGET} (by default): cut to {BLIND_TARGET} "
+            "instead, not measured on your data",
+        )
+        asked = parse_targets(BLIND_TARGET)
+        wishes = replace(wishes, targets=asked)
+    everything = replace(job.samples, notes=(*job.samples.notes, *notes))
     if asked and any(t.kind == "drop" for t in asked):
         job = replace(job, samples=fitting(everything))
     started = time.perf_counter()

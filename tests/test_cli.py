@@ -198,7 +198,8 @@ def test_without_data_a_note_says_so(tmp_path: Path) -> None:
     result = done("prune", source, tmp_path / "out.onnx")
     assert "no --data was given" in result.stderr
     np.save(tmp_path / "x.npy", images())
-    assert not done("prune", source, tmp_path / "out.onnx", "--data", tmp_path / "x.npy").stderr
+    given = ("--data", tmp_path / "x.npy", "--ratio", 0.3)
+    assert not done("prune", source, tmp_path / "out.onnx", *given).stderr
 
 
 def test_json_is_the_report_file(tmp_path: Path) -> None:

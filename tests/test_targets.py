@@ -149,6 +149,13 @@ def test_too_few_samples_for_a_drop_say_so() -> None:
     assert any("more samples" in w for w in result.report["warnings"])
 
 
+def test_by_default_too_few_samples_promise_nothing_and_a_little_goes() -> None:
+    result = ocnna_onnx.prune(RESNET, data="digits", samples=32, criterion="l2", align=1, threads=1)
+    assert result.report["requested"]["target"] == ["macs=90%"]
+    assert 0.8 < result.report["obtained"]["macs_ratio"] <= 0.9
+    assert any("too few to promise drop=1%" in w for w in result.report["warnings"])
+
+
 def test_latency_is_measured_and_kept_in_the_plan() -> None:
     result = ocnna_onnx.prune(RESNET, target="latency=99%", repair="none", best_effort=True, **QUICK)
     (row,) = result.plan.measured["targets"]
