@@ -1,5 +1,7 @@
 """Benchmarks whose figures stand in docs/results.md.
 
+python tools/bench.py accuracy --data-root FOLDER
+    what a cut to a share of the MACs leaves of the accuracy, repaired in closed form
 python tools/bench.py calibration [MODEL ...] [--images FOLDER]
     scoring against plain forward passes; without models, torchvision's ResNet-50, MobileNetV2 and DenseNet-121
 python tools/bench.py criteria --data-root PATH [--nets GLOB,…] [--criteria a,b] [--ratios 0.1,0.3] [--images 512]
@@ -89,6 +91,26 @@ def criteria(
         click.echo("")
         for text in bench_criteria.tables(mine, setting.ratios, chosen):
             click.echo(text)
+
+
+@bench.command("accuracy")
+@click.option("--data-root", required=True, type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--nets", default="cifar10_*", show_default=True, help="Names of nets: globs, with commas in between.")
+@click.option("--shares", default="", help="Of the MACs, with commas in between; by default each net's own.")
+@click.option("--criterion", default="obs", show_default=True)
+@click.option("--images", default=512, show_default=True, help="Images that calibrate, repair and judge sensitivities.")
+@click.option("--seeds", default="0,1,2", show_default=True)
+@click.option("--threads", default=2, show_default=True)
+def accuracy_command(
+    data_root: Path, nets: str, shares: str, criterion: str, images: int, seeds: str, threads: int
+) -> None:
+    """Accuracy at a share of the MACs, without training."""
+    import bench_accuracy
+    import bench_nets
+
+    found = [n for n in bench_nets.find_nets(data_root, nets) if shares or n.name in bench_accuracy.SHARES]
+    wanted = [float(s) for s in shares.split(",") if s]
+    show(bench_accuracy.rows(found, wanted, criterion, images, [int(s) for s in seeds.split(",")], threads))
 
 
 def show(rows: Iterable[dict[str, Any]]) -> None:
