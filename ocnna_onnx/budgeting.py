@@ -26,7 +26,7 @@ from .plan.decide import Decided, decide
 from .plan.select import Cut, class_scores, matches, spare_emptied
 from .plan.targets import Target
 from .report.bound import paired_bound
-from .report.difference import Difference, difference
+from .report.difference import difference
 from .rewrite.rewrite import rewrite
 from .sensing import curves, readings
 from .trace.groups import Group
@@ -180,8 +180,6 @@ def meet(
         test = _latency_test(ways, target) if target.kind == "latency" else _drop_test(ways, target, finished, judge)
         searched, about = _searched(ways, target, test, limits)
         told[target.kind] = about
-        if target.kind == "drop" and classes is not None:  # the tightest holds: both must
-            told["drop_allows_less"] = len(searched) < len(classes)
         classes = searched if classes is None or target.kind == "latency" else _smaller(ways, classes, searched)
     assert classes is not None
     decided = replace(nothing, classes=classes)
@@ -464,4 +462,4 @@ def _reached(
     return reached, tuple(short)
 
 
-__all__ = ["Difference", "Met", "Wishes", "fitting", "judging", "latencies", "meet"]
+__all__ = ["Met", "Wishes", "fitting", "judging", "latencies", "meet"]

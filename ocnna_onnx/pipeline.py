@@ -39,7 +39,7 @@ from .report.inspection import Inspection, inspection, wall_infos
 from .report.outcome import Outcome
 from .rewrite.only import only_values
 from .rewrite.rewrite import rewrite
-from .scoring import given_scores, prunable, scores_of
+from .scoring import given_scores, scores_of
 from .settings import samples_for, settings_of
 from .trace.groups import find_groups
 from .trace.labels import BoolArray, IntArray
@@ -176,7 +176,7 @@ def prune(
     if asked and any(t.kind == "drop" for t in asked):
         job = replace(job, samples=fitting(everything))
     started = time.perf_counter()
-    known = given or scores_of(job, criterion, prunable(job.trace))
+    known = given or scores_of(job, criterion, job.trace.free_sources())
     values = known.by_source(job.trace)
     job.timings["score"] = time.perf_counter() - started
     exclude = (exclude,) if isinstance(exclude, str) else exclude

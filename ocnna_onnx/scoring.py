@@ -17,7 +17,6 @@ from .errors import DataError, UsageError
 from .measuring import FloatArray, measured
 from .opened import Opened, open_model
 from .settings import settings_of
-from .trace.types import Trace
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -33,12 +32,7 @@ def score(model: Any, *, criterion: str = "ocnna", **common: Unpack[Common]) -> 
     """
     parsed(criterion)
     opened = open_model(model, settings_of(**common))
-    return scores_of(opened, criterion, prunable(opened.trace), others=True)
-
-
-def prunable(trace: Trace) -> tuple[int, ...]:
-    """Numbers of the sources of which something can go."""
-    return tuple(k for k, s in enumerate(trace.sources) if trace.free[trace.unit_class[s.units]].any())
+    return scores_of(opened, criterion, opened.trace.free_sources(), others=True)
 
 
 def scores_of(opened: Opened, criterion: str, sources: Sequence[int], others: bool = False) -> Scores:

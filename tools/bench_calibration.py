@@ -16,7 +16,7 @@ import ocnna_onnx
 from ocnna_onnx.calibrate.stream import Tap, stream, tapped_batch
 from ocnna_onnx.model.session import open_session, run
 from ocnna_onnx.opened import Opened, open_model
-from ocnna_onnx.scoring import prunable, scores_of
+from ocnna_onnx.scoring import scores_of
 from ocnna_onnx.settings import settings_of
 
 THREADS = 2
@@ -33,19 +33,19 @@ def rows(models: Sequence[Path], images: Path | None, repeats: int) -> Iterable[
 
 def _row(model: Path, images: Path | None, repeats: int) -> dict[str, Any]:
     job = _opened(model, images, IMAGES)
-    tensors = [job.trace.sources[k].tensor for k in prunable(job.trace)]
+    tensors = [job.trace.sources[k].tensor for k in job.trace.free_sources()]
     timed = {
         "plain": lambda: _plain(job),
         "tapped": lambda: _tapped(job, tensors),
-        "ocnna": lambda: scores_of(job, "ocnna", prunable(job.trace)),
-        "variance=1": lambda: scores_of(job, "ocnna:variance=1", prunable(job.trace)),
+        "ocnna": lambda: scores_of(job, "ocnna", job.trace.free_sources()),
+        "variance=1": lambda: scores_of(job, "ocnna:variance=1", job.trace.free_sources()),
     }
     seconds = _side_by_side(timed, repeats)
     many = _opened(model, images, OBS_IMAGES)
     long = _side_by_side(
-        {"plain": lambda: _plain(many), "obs": lambda: scores_of(many, "obs", prunable(many.trace))}, 1
+        {"plain": lambda: _plain(many), "obs": lambda: scores_of(many, "obs", many.trace.free_sources())}, 1
     )
-    exact, quick = (scores_of(job, c, prunable(job.trace)) for c in ("ocnna", "ocnna:variance=1"))
+    exact, quick = (scores_of(job, c, job.trace.free_sources()) for c in ("ocnna", "ocnna:variance=1"))
     ours, theirs = (seconds["ocnna"] - seconds["tapped"]) / IMAGES, _sklearn_seconds(job)
     return {
         "net": model.stem,
@@ -122,7 +122,7 @@ def _sklearn_seconds(job: Opened) -> float:
 
         return take
 
-    taps = [Tap(s.tensor, watch(s.axis)) for k in prunable(job.trace) if (s := job.trace.sources[k])]
+    taps = [Tap(s.tensor, watch(s.axis)) for k in job.trace.free_sources() if (s := job.trace.sources[k])]
     few = job.samples.take(np.arange(tapped_batch(job.trace.shapes, [t.tensor for t in taps], job.samples)))
     stream(job.trace.graph, job.trace.shapes, taps, few, settings_of(threads=1).runtime, job.settings.memory)
     return spent[0]

@@ -50,5 +50,5 @@ def mean_over_images(name: str, source: str, measure: Callable[[AnyArray], Float
 
 def free_layers(trace: Trace) -> list[Source]:
     """The layers of which something can go; all of them where there are none."""
-    found = [s for s in trace.sources if trace.free[trace.unit_class[s.units]].any()]
+    found = [trace.sources[k] for k in trace.free_sources()]
     return found or list(trace.sources)

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import DataError, UsageError
+from ..model.jsonfile import read_json
 from ..model.save import write_atomically
 from ..trace.types import Trace
 
@@ -83,15 +84,7 @@ def is_csv(path: Path) -> bool:
 
 def read_scores(path: str | os.PathLike[str]) -> Scores:
     """Scores from a scores.json. Raises UsageError for a file that cannot be read, DataError for one that is none."""
-    try:
-        content = json.loads(Path(path).read_text("utf-8"))
-    except FileNotFoundError as error:
-        raise UsageError(f"{path}: no such file") from error
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise DataError(f"{path}: no scores (it is no JSON)") from error
-    return scores_from_json(content, str(path))
+    return scores_from_json(read_json(path, "no scores"), str(path))
 
 
 def scores_from_json(content: Any, what: str) -> Scores:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DataError, UsageError
+from ..errors import DataError
+from ..model.jsonfile import read_json
 from ..trace.coupling import pair
 from ..trace.labels import IntArray
 from ..trace.types import Trace
@@ -48,15 +48,7 @@ class Plan:
 
 def read_plan(path: Path) -> Plan:
     """Raises UsageError for a missing file, DataError for one that is no plan."""
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError as error:
-        raise UsageError(f"{path}: no such file") from error
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise DataError(f"{path}: not a plan (it is no JSON)") from error
-    return plan_from_json(content, str(path))
+    return plan_from_json(read_json(path, "not a plan"), str(path))
 
 
 def plan_from_json(content: Any, what: str = "the plan") -> Plan:

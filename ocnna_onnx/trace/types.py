@@ -119,6 +119,10 @@ class Trace:
                 found[classes.tobytes()] = classes
         return found
 
+    def free_sources(self) -> tuple[int, ...]:
+        """Numbers of the sources of which something can go."""
+        return tuple(k for k, s in enumerate(self.sources) if self.free[self.unit_class[s.units]].any())
+
     def keep_units(self, removed_classes: IntArray) -> BoolArray:
         """bool [units + 1]: which units stay when these classes go (entry 0, "no unit", always stays)."""
         gone = np.zeros(len(self.free), bool)
