@@ -17,6 +17,10 @@ _PUBLIC = {  # name -> module; loaded when first used, so that importing the pac
     "score": "scoring",
     "Scores": "criteria.scores",
     "read_scores": "criteria.scores",
+    "sensitivity": "gauging",
+    "Sensitivities": "plan.sensitivities",
+    "Sensitivity": "plan.sensitivities",
+    "read_sensitivities": "plan.sensitivities",
     "inspect": "pipeline",
     "apply": "pipeline",
     "check": "verify",
@@ -43,8 +47,10 @@ if TYPE_CHECKING:
     from .data.imageoptions import ImageOptions
     from .data.reader import CalibrationReader, calibration_reader
     from .errors import DataError, ModelError, NothingFree, OcnnaError, ProofFailed, ShapeNeeded, UsageError
+    from .gauging import sensitivity
     from .pipeline import Result, apply, inspect, prune
     from .plan.plan import Plan, read_plan
+    from .plan.sensitivities import Sensitivities, Sensitivity, read_sensitivities
     from .report.inspection import Inspection
     from .report.why import Why
     from .scoring import score
@@ -63,6 +69,8 @@ __all__ = [
     "ProofFailed",
     "Result",
     "Scores",
+    "Sensitivities",
+    "Sensitivity",
     "ShapeNeeded",
     "UsageError",
     "Why",
@@ -74,7 +82,9 @@ __all__ = [
     "prune",
     "read_plan",
     "read_scores",
+    "read_sensitivities",
     "score",
+    "sensitivity",
 ]
 
 

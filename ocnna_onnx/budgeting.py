@@ -24,11 +24,13 @@ from .plan.allocate import Curve, allocate
 from .plan.costs import CostModel, cost_model
 from .plan.decide import Decided, decide
 from .plan.select import Cut, class_scores, matches, spare_emptied
+from .plan.sensitivities import Sensitivities, order_of
 from .plan.targets import Target
+from .repair.repair import Repaired
 from .report.bound import paired_bound
 from .report.difference import difference
 from .rewrite.rewrite import rewrite
-from .sensing import curves, readings
+from .sensing import curve
 from .trace.groups import Group
 from .trace.labels import BoolArray, IntArray
 from .trace.types import Trace
@@ -41,7 +43,6 @@ HELD_OUT = 2
 DROP_SAMPLES = 1024
 """Samples that a `drop` takes where nobody said how many."""
 
-CURVE_SAMPLES = 64
 LEVELS = 7
 """Budgets that are tried where a target can only be measured."""
 
@@ -55,6 +56,9 @@ STAMP = 1500
 
 Test = Callable[[IntArray], tuple[bool, dict[str, Any]]]
 """Whether a target holds when these classes go, and what was measured."""
+
+Finish = Callable[[Decided], tuple[onnx.ModelProto, Repaired]]
+"""The model as it would leave when these classes go, and its repair."""
 
 
 @dataclass(frozen=True)
@@ -75,12 +79,13 @@ class Wishes:
 @dataclass(frozen=True)
 class Met:
     """decided: what goes. reached: target -> what the plan comes to, in its own unit. short: targets that are not met.
-    told: for the report."""
+    told: for the report. repaired: the repair of this very cut, where it was made on the way."""
 
     decided: Decided
     reached: dict[str, float]
     short: tuple[Target, ...]
     told: dict[str, Any]
+    repaired: Repaired | None = None
 
     def describe(self, target: Target) -> str:
         """What was reached, in the target's unit."""
@@ -158,33 +163,37 @@ def meet(
     normalize: str,
     barred: IntArray,
     wishes: Wishes,
-    finished: Callable[[Decided], onnx.ModelProto],
+    finished: Finish,
     judge: Samples,
-    given: Sequence[Curve] | None = None,
+    known: Sensitivities | None = None,
 ) -> Met:
-    """What goes so that all targets hold. finished(decided): the model as it would leave, repaired; asked for only
-    where a drop must be measured, on `judge`. given: curves of an earlier run."""
+    """What goes so that all targets hold. finished: asked only where a drop must be measured, on `judge`. known: needed
+    unless the allocation is uniform. Raises DataError where they do not fit."""
     nothing = decide(job.trace, job.groups, scores, Cut(0.0), normalize, barred)
     score = class_scores(nothing.trace.unit_class, nothing.trace.sources, scores, normalize)
     barred_classes = nothing.trace.unit_class[barred]
     groups = [replace(g, free=np.setdiff1d(g.free, barred_classes)) for g in nothing.groups]
     most = [_most(nothing.trace, g, wishes) for g in groups]
-    found = list(given) if given is not None else _curves(job, nothing.trace, groups, score, wishes)
+    found = _curves(nothing.trace, groups, score, wishes, known)
     ways = _Ways(job, nothing, score, found, most, cost_model(nothing.trace), wishes, _axis_channels(nothing.trace))
     counted = [t for t in wishes.targets if t.kind in ("macs", "params", "bytes")]
     measured = [t for t in wishes.targets if t.kind in ("latency", "drop")]
     told: dict[str, Any] = {}
+    mended: dict[bytes, Repaired] = {}
     classes = _counted(ways, counted) if counted else None
     for target in measured:
         limits = classes if target.kind == "latency" or classes is None else None
-        test = _latency_test(ways, target) if target.kind == "latency" else _drop_test(ways, target, finished, judge)
+        if target.kind == "latency":
+            test = _latency_test(ways, target)
+        else:
+            test = _drop_test(ways, target, finished, judge, mended)
         searched, about = _searched(ways, target, test, limits)
         told[target.kind] = about
         classes = searched if classes is None or target.kind == "latency" else _smaller(ways, classes, searched)
     assert classes is not None
     decided = replace(nothing, classes=classes)
     reached, short = _reached(ways, classes, wishes.targets, told)
-    return Met(decided, reached, short, told)
+    return Met(decided, reached, short, told, mended.get(classes.tobytes()))
 
 
 def _smaller(ways: _Ways, a: IntArray, b: IntArray) -> IntArray:
@@ -213,25 +222,20 @@ def _most(trace: Trace, group: Group, wishes: Wishes) -> int:
     return max(0, most)
 
 
-def _curves(job: Opened, trace: Trace, groups: Sequence[Group], score: FloatArray, wishes: Wishes) -> list[Curve]:
+def _curves(
+    trace: Trace, groups: Sequence[Group], score: FloatArray, wishes: Wishes, known: Sensitivities | None
+) -> list[Curve]:
     steps = [wishes.align.of(len(g.classes)) for g in groups]
-    if wishes.allocate == "uniform":
+    if known is None:
+        assert wishes.allocate == "uniform"
         return [_uniform(g, score, s) for g, s in zip(groups, steps, strict=True)]
-    started = time.perf_counter()
-    seen_by = readings(trace, job.samples, job.settings)
-    every = max(1, min(8, job.samples.count // CURVE_SAMPLES))
-    held = job.samples.take(np.arange(every - 1, job.samples.count, every)[:CURVE_SAMPLES])
-    report = job.settings.progress
-    found = curves(
-        trace, groups, score, seen_by, held, job.settings, steps, progress=lambda d, t: report("sensitivity", d, t)
-    )
-    job.timings["sensitivity"] = time.perf_counter() - started
-    return found
+    cuts = known.cuts_of(trace, groups, score)
+    return [curve(g, score, c, s) for g, c, s in zip(groups, cuts, steps, strict=True)]
 
 
 def _uniform(group: Group, score: FloatArray, step: int) -> Curve:
     """A curve whose slope per share of the group is the same everywhere: all groups lose the same share."""
-    order = group.free[np.lexsort((-group.free, score[group.free]))]
+    order = order_of(group, score)
     return Curve(order, np.zeros(len(order) + 1), len(group.classes), step)
 
 
@@ -378,15 +382,21 @@ def _searched(ways: _Ways, target: Target, test: Test, start: IntArray | None) -
     return nothing, last[1] if last is not None else {}
 
 
-def _drop_test(ways: _Ways, target: Target, finished: Callable[[Decided], onnx.ModelProto], judge: Samples) -> Test:
+def _drop_test(ways: _Ways, target: Target, finished: Finish, judge: Samples, mended: dict[bytes, Repaired]) -> Test:
+    """mended: gets the repair of the latest cut that held, which is the one that a search ends with: one at a time,
+    since each is as large as the weights."""
     batch = batch_size(ways.job.trace.shapes, judge)
 
     def test(classes: IntArray) -> tuple[bool, dict[str, Any]]:
-        model = finished(replace(ways.decided, classes=classes))
+        model, repaired = finished(replace(ways.decided, classes=classes))
         found = difference(ways.job.loaded.model, model, judge, batch, ways.job.settings.runtime)
         if found is None:
             return False, {}
-        return found.bound <= target.value, found.to_json()
+        holds = found.bound <= target.value
+        if holds:
+            mended.clear()
+            mended[classes.tobytes()] = repaired
+        return holds, found.to_json()
 
     return test
 

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,24 +16,28 @@ import onnx
 
 from . import __version__
 from .budgeting import DROP_SAMPLES, Met, can_show, fitting, judging, meet, wishes_of
+from .calibrate.readers import Readings
 from .calibrate.stream import batch_size
 from .criteria.scores import Scores
 from .criteria.table import parsed
 from .data.samples import Samples, probe_shapes, probe_values
-from .errors import DataError, NothingFree, ProofFailed, TargetMissed, UsageError
+from .errors import DataError, ProofFailed, TargetMissed, UsageError
+from .gauging import given_sensitivities, sensitivities_of
 from .mending import check_method, repaired
 from .model.light import light
 from .model.load import load
 from .model.save import save
 from .model.stamp import add_stamp
-from .opened import Opened, open_model
+from .opened import Opened, open_model, require_free
 from .plan.decide import Decided, decide
-from .plan.normalize import NORMALIZATIONS
+from .plan.normalize import check_normalization
 from .plan.plan import Plan, planned, removed_channels
-from .plan.select import Cut, FloatArray, excluded
+from .plan.select import Cut, excluded, patterns_of, unscored
+from .plan.sensitivities import Sensitivities
 from .plan.targets import parse_targets
 from .prove.inputs import Feed, random_feeds, sample_feed
 from .prove.proof import prove
+from .repair.repair import Repaired
 from .repair.values import with_values
 from .report.evaluate import evaluate
 from .report.inspection import Inspection, inspection, wall_infos
@@ -42,7 +47,7 @@ from .rewrite.rewrite import rewrite
 from .scoring import given_scores, scores_of
 from .settings import samples_for, settings_of
 from .trace.groups import find_groups
-from .trace.labels import BoolArray, IntArray
+from .trace.labels import BoolArray
 from .trace.tracer import trace as trace_model
 from .trace.types import Trace
 
@@ -117,6 +122,7 @@ def prune(
     max_cut: Mapping[str, float] | None = None,
     normalize: str = "mean",
     scores: Scores | str | os.PathLike[str] | None = None,
+    sensitivities: Sensitivities | str | os.PathLike[str] | None = None,
     best_effort: bool = False,
     **common: Unpack[Common],
 ) -> Result:
@@ -134,19 +140,17 @@ def prune(
     `bias` or `none`. exclude: globs (or `re:` expressions) of node names. min_channels: units that every group keeps.
     keep, max_cut: glob -> channels that its layers keep at least, or the share that they lose at most (of a target).
     normalize: what makes the layers of a group comparable: `mean` (divide by it), `rank`, `lamp`. scores: start from
-    these (of `score`, or a scores.json) instead. best_effort: go as far as possible where a target cannot be met.
-    common: samples, seed, runtime: see `ocnna_onnx.settings.Common`.
+    these (of `score`, or a scores.json) instead. sensitivities: share out a target by these (of `sensitivity`, or its
+    file) instead of measuring; they bring their scores. best_effort: go as far as possible where a target cannot be
+    met. common: samples, seed, runtime: see `ocnna_onnx.settings.Common`.
 
     Raises UsageError (options), ModelError (the model), DataError (the data), NothingFree (no unit can go),
     TargetMissed (a target is out of reach), ProofFailed (the proof refused the result).
     """
     parsed(criterion)
     _check_cut(ratio, percentile, min_channels)
-    for option, patterns in (("exclude", exclude), ("exclude_op", exclude_op)):
-        if not isinstance(patterns, Sequence) or any(not isinstance(p, str) for p in patterns):
-            raise UsageError(f"{option} {patterns!r} is no list of names")
-    if normalize not in NORMALIZATIONS:
-        raise UsageError(f"unknown normalization '{normalize}'; choose one of {', '.join(NORMALIZATIONS)}")
+    exclude, exclude_op = patterns_of("exclude", exclude), patterns_of("exclude_op", exclude_op)
+    check_normalization(normalize)
     check_method(repair)
     asked = None if target is None else parse_targets(target)
     if asked and (ratio is not None or percentile is not None):
@@ -160,11 +164,18 @@ def prune(
         settings = replace(settings, samples=DROP_SAMPLES)
     wishes = wishes_of(asked or (), allocate, align, min_channels, keep, max_cut, settings.runtime)
     notes: tuple[str, ...] = ()
+    by_curves = asked is not None and allocate == "sensitivity"
     given = None if scores is None else given_scores(scores)
+    sensed = None
+    if sensitivities is not None:
+        if scores is not None or not by_curves:
+            raise UsageError("sensitivities bring their scores, and share out a target: no scores, ratio or percentile")
+        sensed = given_sensitivities(sensitivities, criterion, normalize)
+        given, normalize = sensed.scores, sensed.normalize
     job = open_model(model, settings)
-    if not any(len(g.free) for g in job.groups):
-        rows = tuple((w.node, w.op, w.tensor, w.reason) for w in wall_infos(job.trace, job.groups))
-        raise NothingFree(_nothing_free(rows, len(job.groups)), rows)
+    if sensed is not None:
+        sensed.check_model(job.loaded.sha256)
+    require_free(job)
     if by_default and asked and asked[0].kind == "drop" and not can_show(asked[0].value, job.samples.count):
         notes = (
             f"{job.samples.count} samples are too few to promise {DEFAULT_TARGET} (by default): cut to {BLIND_TARGET} "
@@ -176,18 +187,21 @@ def prune(
     if asked and any(t.kind == "drop" for t in asked):
         job = replace(job, samples=fitting(everything))
     started = time.perf_counter()
-    known = given or scores_of(job, criterion, job.trace.free_sources())
+    read: list[Readings] = []
+    known = given or scores_of(job, criterion, job.trace.free_sources(), keep=read if by_curves else None)
     values = known.by_source(job.trace)
     job.timings["score"] = time.perf_counter() - started
-    exclude = (exclude,) if isinstance(exclude, str) else exclude
-    exclude_op = (exclude_op,) if isinstance(exclude_op, str) else exclude_op
-    barred = np.union1d(excluded(job.trace, exclude, exclude_op), _unscored(job.trace, values))
+    barred = np.union1d(excluded(job.trace, exclude, exclude_op), unscored(job.trace, values))
     method = repair if job.samples.real else "none"  # made-up samples tell what a net does, not what it is for
     obtained: dict[str, Any] = {}
     options: dict[str, Any] = {"min_channels": min_channels, "samples": job.samples.count}
+    mended: Repaired | None = None
     if asked:
-        met = meet(job, values, normalize, barred, wishes, lambda d: _finished(job, d, method), judging(everything))
-        decided = met.decided
+        if by_curves and sensed is None:
+            sensed = sensitivities_of(job, known, normalize, barred, read)
+        finish = partial(_finished, job, method)
+        met = meet(job, values, normalize, barred, wishes, finish, judging(everything), sensed)
+        decided, mended = met.decided, met.repaired
         if met.short and not best_effort:
             raise _missed(met, job)
         obtained = {"targets": met.to_json(asked)}
@@ -206,14 +220,14 @@ def prune(
     removed = removed_channels(job.trace, stays)
     measured = {**wishes.measured, **obtained}
     plan = Plan(job.loaded.sha256, job.loaded.name, known.criterion, options, settings.seed, removed, measured)
-    return _carry_out(replace(job, samples=everything), plan, stays, method, job.samples)
+    return _carry_out(replace(job, samples=everything), plan, stays, method, job.samples, mended)
 
 
-def _finished(job: Opened, decided: Decided, method: str) -> onnx.ModelProto:
-    """The model as it would leave when these classes go."""
+def _finished(job: Opened, method: str, decided: Decided) -> tuple[onnx.ModelProto, Repaired]:
+    """The model as it would leave when these classes go, and its repair."""
     rewritten = rewrite(decided.trace, decided.trace.keep_units(decided.classes))
     found = repaired(decided.trace, rewritten, job.samples, job.settings, method)
-    return with_values(rewritten.model, found.values)
+    return with_values(rewritten.model, found.values), found
 
 
 def _missed(met: Met, job: Opened) -> TargetMissed:
@@ -269,25 +283,6 @@ def is_strict(plan: Plan) -> bool:
     return bool(plan.options.get(STRICT))
 
 
-def _nothing_free(rows: Sequence[tuple[str, str, str, str]], groups: int) -> str:
-    if not groups and rows:
-        node, op, _, reason = rows[0]
-        return f"nothing can be pruned: node '{node}' ({op}): {reason}"
-    if not groups:
-        return "nothing can be pruned: no Conv, ConvTranspose, Gemm or MatMul with constant weights makes channels"
-    node, op, tensor, reason = rows[0]
-    return f"nothing can be pruned: {len(rows)} walls, the first at node '{node}' ({op}) on '{tensor}': {reason}"
-
-
-def _unscored(trace: Trace, scores: Mapping[int, FloatArray]) -> IntArray:
-    """Units that can go, and of which no layer has a score (a scores.json that names some layers only): they stay."""
-    seen = np.zeros(len(trace.free), bool)
-    for k in scores:
-        seen[trace.unit_class[trace.sources[k].units]] = True
-    units = np.arange(1, len(trace.unit_class))
-    return units[trace.free[trace.unit_class[units]] & ~seen[trace.unit_class[units]]]
-
-
 def proof_feeds(trace: Trace, samples: Samples, seed: int) -> Iterable[Feed]:
     """The first samples, then seeded random inputs of growing scale."""
     first = sample_feed(trace.graph, trace.shapes, samples)
@@ -296,8 +291,16 @@ def proof_feeds(trace: Trace, samples: Samples, seed: int) -> Iterable[Feed]:
     return chain([first] if first is not None else [], drawn)
 
 
-def _carry_out(job: Opened, plan: Plan, keep: BoolArray, method: str = "none", fit_on: Samples | None = None) -> Result:
-    """Rewrite, prove, repair, evaluate, stamp, report. fit_on: the samples of the repair, by default all."""
+def _carry_out(
+    job: Opened,
+    plan: Plan,
+    keep: BoolArray,
+    method: str = "none",
+    fit_on: Samples | None = None,
+    mended: Repaired | None = None,
+) -> Result:
+    """Rewrite, prove, repair, evaluate, stamp, report. fit_on: the samples of the repair, by default all. mended: the
+    repair of this cut by this method on these samples, where it is known."""
     runtime, progress = job.settings.runtime, job.settings.progress
     started = time.perf_counter()
     rewritten = rewrite(job.trace, keep)
@@ -313,7 +316,8 @@ def _carry_out(job: Opened, plan: Plan, keep: BoolArray, method: str = "none", f
             f"the proof failed, nothing was written: {proof.reason}", proof.node, proof.max_relative_error
         )
     started = time.perf_counter()
-    mended = repaired(job.trace, rewritten, fit_on or job.samples, job.settings, method)
+    if mended is None:
+        mended = repaired(job.trace, rewritten, fit_on or job.samples, job.settings, method)
     if mended.values:
         final = with_values(rewritten.model, mended.values)
         only_values(rewritten.model, light(final))
@@ -333,7 +337,17 @@ def _carry_out(job: Opened, plan: Plan, keep: BoolArray, method: str = "none", f
     if plan.remove:
         add_stamp(rewritten.model, __version__, job.loaded.sha256, plan.to_json())
     outcome = Outcome(
-        job.loaded, job.trace, job.groups, job.samples, plan, rewritten, proof, agreement, job.timings, mended
+        job.loaded,
+        job.trace,
+        job.groups,
+        job.samples,
+        plan,
+        rewritten,
+        proof,
+        agreement,
+        job.timings,
+        mended,
+        job.reused,
     )
     return Result(rewritten.model, plan, outcome.to_json(__version__), job.loaded.external, job.loaded.files)
 

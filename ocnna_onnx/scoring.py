@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from .blending import blend
+from .calibrate.readers import Readings
 from .criteria.cache import cached, key_of, remember
 from .criteria.request import Criterion, Options
-from .criteria.scores import Layer, Scores, read_scores
+from .criteria.scores import Layer, Scores, read_scores, scores_from_json
 from .criteria.table import parsed
 from .errors import DataError, UsageError
 from .measuring import FloatArray, measured
@@ -35,9 +36,16 @@ def score(model: Any, *, criterion: str = "ocnna", **common: Unpack[Common]) -> 
     return scores_of(opened, criterion, opened.trace.free_sources(), others=True)
 
 
-def scores_of(opened: Opened, criterion: str, sources: Sequence[int], others: bool = False) -> Scores:
+def scores_of(
+    opened: Opened,
+    criterion: str,
+    sources: Sequence[int],
+    others: bool = False,
+    keep: list[Readings] | None = None,
+) -> Scores:
     """Scores of these sources. others: those of the rest, too, in a pass of their own (what is tapped together has a
-    say in rounding); layers whose output is not finite are left out there."""
+    say in rounding); layers whose output is not finite are left out there. keep: gets what was gathered of all readers,
+    where the criterion needed that."""
     trace, samples, settings = opened.trace, opened.samples, opened.settings
     name, rule, options = parsed(criterion)
     about = {
@@ -51,8 +59,9 @@ def scores_of(opened: Opened, criterion: str, sources: Sequence[int], others: bo
         "others": others,
     }
     key = key_of(about, samples if rule.images else None) if settings.cache else ""
-    found = cached(key) if key else None
+    found = cached(key, scores_from_json) if key else None
     if found is not None:
+        opened.reused.append("scores")
         return found
     rest = [k for k in range(len(trace.sources)) if k not in set(sources)] if others else []
     told = {**options, "seed": settings.seed, **({"samples": samples.count} if rule.images else {})}
@@ -60,20 +69,25 @@ def scores_of(opened: Opened, criterion: str, sources: Sequence[int], others: bo
         blended = blend(opened, options, sources, rest)
         made, told = blended.scores, {**told, **blended.told}
     else:
-        made = _scored(opened, sources, (rule, options))
+        made = _scored(opened, sources, (rule, options), keep)
         for k in rest:
             with contextlib.suppress(DataError, UsageError):
                 made.update(_scored(opened, (k,), (rule, options)))
     layers = {trace.graph.names[trace.sources[k].node]: Layer(trace.sources[k].tensor, made[k]) for k in sorted(made)}
     found = Scores(name, told, layers)
     if key:
-        remember(key, found)
+        remember(key, found.to_json())
     return found
 
 
-def _scored(opened: Opened, sources: Sequence[int], criterion: tuple[Criterion, Options]) -> dict[int, FloatArray]:
+def _scored(
+    opened: Opened,
+    sources: Sequence[int],
+    criterion: tuple[Criterion, Options],
+    keep: list[Readings] | None = None,
+) -> dict[int, FloatArray]:
     """Raises UsageError where the criterion does not apply."""
-    (found,) = measured(opened.trace, tuple(sources), [criterion], opened.samples, opened.settings)
+    (found,) = measured(opened.trace, tuple(sources), [criterion], opened.samples, opened.settings, keep)
     if isinstance(found, UsageError):
         raise found
     return dict(zip(sources, found, strict=True))

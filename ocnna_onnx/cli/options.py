@@ -124,6 +124,37 @@ def calibration_options(command: Command) -> Command:
     return command
 
 
+def order_options(command: Command) -> Command:
+    """--scores, --normalize, --exclude, --exclude-op: which channels go first, and which stay."""
+    for option in (
+        click.option(
+            "--exclude-op",
+            "--op-types-to-exclude",
+            multiple=True,
+            metavar="TYPE",
+            help="Keep the channels of all nodes of this operator; may be repeated.",
+        ),
+        click.option(
+            "--exclude",
+            "--nodes-to-exclude",
+            multiple=True,
+            metavar="GLOB",
+            help="Keep the channels of nodes whose name matches ('re:' in front: a regular expression); may be "
+            "repeated.",
+        ),
+        click.option(
+            "--normalize",
+            default="mean",
+            show_default=True,
+            metavar="HOW",
+            help="What makes the layers of a group comparable: mean (divide by it), rank, lamp.",
+        ),
+        click.option("--scores", type=FILE, metavar="FILE", help="Start from a scores.json of `ocnna-onnx score`."),
+    ):
+        command = option(command)
+    return command
+
+
 def repair_option(default: str) -> Callable[[Command], Command]:
     """--repair."""
     return click.option(

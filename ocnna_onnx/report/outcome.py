@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,7 +29,7 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Outcome:
-    """One finished run. timings: seconds per stage."""
+    """One finished run. timings: seconds per stage; reused: what an earlier run had computed."""
 
     loaded: LoadedModel
     trace: Trace
@@ -41,6 +41,7 @@ class Outcome:
     agreement: Agreement | None
     timings: Mapping[str, float]
     repaired: Repaired = field(default_factory=Repaired)
+    reused: Sequence[str] = ()
 
     def to_json(self, version: str) -> dict[str, Any]:
         """The dictionary of report.json."""
@@ -103,6 +104,7 @@ class Outcome:
             "repaired": sorted(self.repaired.values),
             "layers_repaired": {n: {"before": a, "after": b} for n, (a, b) in self.repaired.layers.items()},
             "warnings": self.warnings(),
+            "reused": list(self.reused),
             "timings": {k: round(v, 4) for k, v in self.timings.items()},
         }
 
