@@ -20,7 +20,8 @@ from .trace.types import Trace
 @dataclass(frozen=True)
 class Opened:
     """What was loaded, its trace and groups, and how to run it. timings: seconds per stage, filled as stages end;
-    reused: what came from an earlier run instead."""
+    reused: what was measured before instead, in an earlier run or by whoever
+    handed it over."""
 
     settings: Settings
     loaded: LoadedModel

@@ -175,6 +175,9 @@ def prune(
     job = open_model(model, settings)
     if sensed is not None:
         sensed.check_model(job.loaded.sha256)
+        job.reused.append("sensitivities")
+    if given is not None:
+        job.reused.append("scores")
     require_free(job)
     if by_default and asked and asked[0].kind == "drop" and not can_show(asked[0].value, job.samples.count):
         notes = (

@@ -108,7 +108,9 @@ def runtime_options(command: Command) -> Command:
 def calibration_options(command: Command) -> Command:
     """--criterion, --memory, --no-cache: how filters are scored."""
     for option in (
-        click.option("--no-cache", is_flag=True, help="Compute scores anew, and keep none for later runs."),
+        click.option(
+            "--no-cache", is_flag=True, help="Measure anew (scores, sensitivities), and keep nothing for later runs."
+        ),
         click.option(
             "--memory", metavar="SIZE", help="What calibration may hold, as 2GB.  [default: a quarter of the machine]"
         ),

@@ -50,9 +50,10 @@ def print_sensitivities(found: Sensitivities, verbose: int, console: Console | N
     if len(shown) < len(found.groups):
         console.print(f"… and {len(found.groups) - len(shown)} more groups (-v shows all)", markup=False)
     console.print(
-        f"damage: relative squared error of the outputs on {found.samples} samples ({found.source}) when so many "
-        f"channels of one group are gone, lowest by {found.scores.criterion} first, and what reads them is refitted; "
-        f"curves on a logarithmic scale from {scale.low:g} to {scale.high:g}",
+        "damage: relative squared error of the outputs when so many units of one group are gone, lowest by "
+        f"{found.scores.criterion} first, and what reads them is refitted; on {found.samples} samples "
+        f"({found.source}); curves on a logarithmic scale from {scale.low:g} to {scale.high:g}. MACs: of what makes or "
+        "reads the channels",
         markup=False,
     )
 
@@ -63,11 +64,12 @@ def curve_text(group: Sensitivity, scale: Scale) -> str:
     at = (np.arange(WIDTH) + 0.5) / WIDTH
     heights = [scale.height(v) for v in np.interp(at, shares, np.minimum(damage, scale.high)).tolist()]
     drawn = [BLOCKS[min(len(BLOCKS) - 1, int(h * len(BLOCKS)))] for h in heights]
-    return "".join(b for b, x in zip(drawn, at, strict=True) if x <= shares[-1] + 0.5 / WIDTH).ljust(WIDTH)
+    return "".join(b for b, x in zip(drawn, at, strict=True) if x <= max(shares[-1], at[0])).ljust(WIDTH)
 
 
 def _channels(group: Sensitivity) -> str:
-    return f"{group.channels:,}" if group.removable == group.channels else f"{group.removable:,} of {group.channels:,}"
+    """How many, and in how many units they go, where that differs."""
+    return f"{group.channels:,}" if group.units == group.channels else f"{group.channels:,} in {group.units:,}"
 
 
 def _names(names: tuple[str, ...], limit: int) -> str:

@@ -29,7 +29,7 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Outcome:
-    """One finished run. timings: seconds per stage; reused: what an earlier run had computed."""
+    """One finished run. timings: seconds per stage; reused: what was measured before it."""
 
     loaded: LoadedModel
     trace: Trace

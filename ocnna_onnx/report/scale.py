@@ -7,7 +7,7 @@ from math import isfinite, log10
 
 from ..plan.sensitivities import Sensitivities
 
-DECADES = 5
+DECADES = 6
 """What is so many powers of ten below the largest damage is nothing."""
 
 
