@@ -169,7 +169,10 @@ def prune(
     sensed = None
     if sensitivities is not None:
         if scores is not None or not by_curves:
-            raise UsageError("sensitivities bring their scores, and share out a target: no scores, ratio or percentile")
+            raise UsageError(
+                "sensitivities bring their scores and share out a target: leave out scores, ratio, percentile and "
+                "uniform allocation, or the sensitivities"
+            )
         sensed = given_sensitivities(sensitivities, criterion, normalize)
         given, normalize = sensed.scores, sensed.normalize
     job = open_model(model, settings)

@@ -95,8 +95,8 @@ def test_other_files_and_options_are_refused(measured: Sensitivities) -> None:
         ({"criterion": "l1"}, ocnna_onnx.DataError, "measured by criterion l2, not by l1"),
         ({"normalize": "rank"}, ocnna_onnx.DataError, "measured with --normalize mean, not rank"),
         ({"scores": measured.scores}, ocnna_onnx.UsageError, "bring their scores"),
-        ({"allocate": "uniform"}, ocnna_onnx.UsageError, "share out a target"),
-        ({"target": None, "ratio": 0.3}, ocnna_onnx.UsageError, "share out a target"),
+        ({"allocate": "uniform"}, ocnna_onnx.UsageError, "uniform allocation"),
+        ({"target": None, "ratio": 0.3}, ocnna_onnx.UsageError, "uniform allocation"),
         ({"sensitivities": 3}, ocnna_onnx.UsageError, "sensitivities of type int"),
     ):
         asked = {"model": RESNET, "target": "macs=50%", "sensitivities": measured, **SHALLOW, **options}
