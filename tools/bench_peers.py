@@ -33,6 +33,7 @@ TOLERANCE = 0.01
 """Of the share of the multiply–accumulates that is asked for, either way."""
 
 STEPS = 14
+FEW = 8
 Reached = tuple[float, float]
 
 
@@ -114,7 +115,8 @@ def _of_onnxsim(
     net: Net, asked: float, way: str, seed: int, setting: Setting, python: Path, limit: float, judges: Judges
 ) -> list[Row]:
     with tempfile.TemporaryDirectory() as place:
-        simple, pruned, images = (Path(place) / n for n in ("simple.onnx", "pruned.onnx", "images.npy"))
+        simple, pruned, images, few = (Path(place) / n for n in ("s.onnx", "p.onnx", "images.npy", "few.npy"))
+        seen = way == "wanda"
 
         def tool(*given: Any) -> None:
             _, why = run([python, TOOLS / "peers_onnxsim.py", *map(str, given)], limit)
@@ -122,18 +124,17 @@ def _of_onnxsim(
                 raise Unreachable(why)
 
         def left_at(ratio: float) -> float:
-            tool(simple, pruned, "--sparsity", ratio, "--simple")
+            tool(simple, pruned, "--simple", "--sparsity", ratio, *(["--wanda", few] if seen else []))
             return _cost(pruned)[0] / whole[0]
 
         def work() -> Row:
             try:
                 tool(net.path, simple, "--sparsity", 0)
-                ratio, macs = search(left_at, asked)
-                given: list[Any] = [simple, pruned, "--sparsity", ratio, "--simple"]
-                if way == "wanda":  # it takes as many channels as the norm does, others
+                if seen:  # how many channels go depends on the ratio alone: a few images do for the search
                     np.save(images, calibrating(net, seed, setting))
-                    given += ["--wanda", images]
-                tool(*given)
+                    np.save(few, calibrating(net, seed, setting)[:FEW])
+                ratio, _ = search(left_at, asked)
+                tool(simple, pruned, "--simple", "--sparsity", ratio, *(["--wanda", images] if seen else []))
             except Unreachable as error:
                 return {"failed": str(error)}
             macs, params = (a / b for a, b in zip(_cost(pruned), whole, strict=True))

@@ -31,7 +31,7 @@ LIBRARY.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 import onnx2torch
 import torch_pruning
 
-BATCH = 100
+BATCH = 50
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 OPSET = 17
@@ -41,23 +41,30 @@ SUM = ("add", "pad", "concat", "cat")
 Row = dict[str, Any]
 
 
-def older(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same net in terms of opset 17, as far as the nets of the benchmarks need it: axes of reductions as
-    attributes, no `allowzero` (their shapes have no zeros)."""
+def fitting(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same net in terms that suit both libraries, as far as the nets of the benchmarks need it: opset 17 (axes of
+    reductions as attributes, no `allowzero`: their shapes have no zeros), and Flatten for a Reshape to [-1, channels],
+    whose literal would not follow the cut."""
     found = onnx.ModelProto()
     found.CopyFrom(model)
-    held = {t.name: numpy_helper.to_array(t) for t in found.graph.initializer}
+    held = {t.name: t for t in found.graph.initializer}
     held |= {n.output[0]: helper.get_node_attr_value(n, "value") for n in found.graph.node if n.op_type == "Constant"}
+    values = {name: numpy_helper.to_array(t) for name, t in held.items() if len(t.dims) == 1}
+    known = onnx.shape_inference.infer_shapes(model).graph.value_info
+    features = {v.name for v in known if v.type.tensor_type.elem_type == onnx.TensorProto.FLOAT}
     for node in found.graph.node:
         if node.op_type == "Reshape":
             del node.attribute[:]
-        elif node.op_type.startswith("Reduce") and node.op_type != "ReduceSum" and len(node.input) > 1:
-            axes = held[node.input[1]]
-            axes = numpy_helper.to_array(axes) if isinstance(axes, onnx.TensorProto) else axes
-            node.attribute.append(helper.make_attribute("axes", [int(a) for a in np.atleast_1d(axes)]))
+            shape = values.get(node.input[1], np.zeros(0)).tolist()
+            if len(shape) == 2 and shape[0] == -1 and node.input[0] in features:
+                node.op_type = "Flatten"
+                node.attribute.append(helper.make_attribute("axis", 1))
+                del node.input[1:]
+        elif node.op_type == "ReduceMean" and len(node.input) > 1:
+            node.attribute.append(helper.make_attribute("axes", values[node.input[1]].tolist()))
             del node.input[1:]
     for entry in found.opset_import:
-        entry.version = min(entry.version, OPSET) if not entry.domain else entry.version
+        entry.version = entry.version if entry.domain else min(entry.version, OPSET)
     return found
 
 
@@ -65,11 +72,7 @@ def converted(path: Path, x: torch.Tensor) -> nn.Module:
     """The file as a torch module, seen to compute the same."""
     import onnxruntime
 
-    model = onnx.load(path)
-    try:
-        net = onnx2torch.convert(model).eval()
-    except NotImplementedError:
-        net = onnx2torch.convert(older(model)).eval()
+    net = onnx2torch.convert(fitting(onnx.load(path))).eval()
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     wanted = session.run(None, {"input": x.numpy()})[0]
     error = float(np.abs(net(x).numpy() - wanted).max() / np.abs(wanted).max())
