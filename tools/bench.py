@@ -158,13 +158,24 @@ def trained(what: str, module: Any, measure: Callable[[Any, Any], Iterable[dict[
             for row in measure(found, setting):
                 click.echo(json.dumps(row, ensure_ascii=False), err=True)
         order = [net.name for net in bench_nets.NETS]
-        mine = [r for r in read(file) if r.get("what") == what]
-        mine = [r for r in mine if any(fnmatch.fnmatch(r["net"], p) for p in given["nets"].split(","))]
+        mine = [r for r in read(file) if r.get("what") == what and asked(r, **given)]
         mine.sort(key=lambda r: order.index(r["net"]) if r["net"] in order else len(order))
         head, *lines = module.table(mine)
         click.echo(table(head, lines))
         for text in getattr(module, "notes", lambda rows: ())(mine):
             click.echo(text)
+
+
+def asked(row: dict[str, Any], nets: str, criterion: str, images: int, judge: int | None, **given: Any) -> bool:
+    """Whether a row was measured as the options say; only such rows belong into one table. photos: how many images
+    nets have that are not in `--data-root`."""
+    return (
+        any(fnmatch.fnmatch(row["net"], p) for p in nets.split(","))
+        and row.get("criterion", criterion) in criterion.split(",")
+        and row["images"] in (images, given.get("photos"))
+        and row.get("judge", judge) == judge
+        and (row["what"] == "latency" or row.get("align", given["align"]) == given["align"])
+    )
 
 
 @bench.command("nets")
@@ -183,33 +194,35 @@ def nets_command(data_root: Path) -> None:
 @common()
 @click.option("--shares", default="", help="Of the MACs, with commas in between; by default each net's own.")
 @click.option("--seeds", default="0,1,2", show_default=True)
-def accuracy_command(shares: str, seeds: str, criterion: str, **given: Any) -> None:
+def accuracy_command(shares: str, seeds: str, **given: Any) -> None:
     """Accuracy at a share of the MACs, without training."""
     import bench_accuracy as module
 
     drawn = [int(s) for s in seeds.split(",")]
-    trained(module.WHAT, module, lambda nets, s: module.rows(nets, numbers(shares), criterion, drawn, s), **given)
+    trained(
+        module.WHAT, module, lambda nets, s: module.rows(nets, numbers(shares), given["criterion"], drawn, s), **given
+    )
 
 
 @bench.command("curves")
 @common("cifar10_*,imagenet_*", criterion="obs,ocnna")
 @click.option("--shares", default="0.9,0.7,0.5,0.3", show_default=True)
 @click.option("--seed", default=0, show_default=True)
-def curves_command(shares: str, seed: int, criterion: str, **given: Any) -> None:
+def curves_command(shares: str, seed: int, **given: Any) -> None:
     """Accuracy over the share of the MACs."""
     import bench_curves as module
 
-    names = criterion.split(",")
+    names = given["criterion"].split(",")
     trained(module.WHAT, module, lambda nets, s: module.rows(nets, numbers(shares), names, seed, s), **given)
 
 
 @bench.command("peers")
-@common()
+@common("cifar10_*,imagenet_*")
 @click.option("--shares", default="", help="Of the MACs, with commas in between; by default each net's own.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--env", type=click.Path(path_type=Path), help="Folder for the other tools, which are installed there.")
 @click.option("--limit", default=3600.0, show_default=True, help="Seconds that a peer may take on a net and share.")
-def peers_command(shares: str, seed: int, env: Path | None, limit: float, criterion: str, **given: Any) -> None:
+def peers_command(shares: str, seed: int, env: Path | None, limit: float, **given: Any) -> None:
     """Other pruners at equal MACs, nothing trained."""
     import bench_peers as module
     import peers
@@ -220,7 +233,7 @@ def peers_command(shares: str, seed: int, env: Path | None, limit: float, criter
     def measure(nets: Any, setting: Any) -> Iterable[dict[str, Any]]:
         assert env is not None
         python, folder = peers.install(env.resolve())
-        return module.rows(nets, numbers(shares), criterion, seed, setting, python, folder, limit)
+        return module.rows(nets, numbers(shares), given["criterion"], seed, setting, python, folder, limit)
 
     trained(module.WHAT, module, measure, **given)
 
@@ -230,7 +243,7 @@ def peers_command(shares: str, seed: int, env: Path | None, limit: float, criter
 @click.option("--shares", default="0.5", show_default=True)
 @click.option("--exports", default="resnet50", show_default=True, help="Nets of torchvision besides, random weights.")
 @click.option("--photos", default=64, show_default=True, help="Crops of photographs that these are given.")
-def latency_command(shares: str, exports: str, photos: int, criterion: str, **given: Any) -> None:
+def latency_command(shares: str, exports: str, photos: int, **given: Any) -> None:
     """Milliseconds before and after, in onnxruntime and OpenVINO."""
     import bench_latency as module
     from bench_measure import calibrating
@@ -238,14 +251,14 @@ def latency_command(shares: str, exports: str, photos: int, criterion: str, **gi
     def measure(nets: Any, setting: Any) -> Iterable[dict[str, Any]]:
         for net in nets:  # one at a time: their images are mapped
             subject = module.Subject(net.name, net.path, calibrating(net, 0, setting))
-            yield from module.rows([subject], numbers(shares), criterion, setting)
+            yield from module.rows([subject], numbers(shares), given["criterion"], setting)
         if exports:
             files = exported(exports.split(","), setting.cache / "exports")
             few = dataclasses.replace(setting, images=photos)
-            yield from module.rows([module.Subject(f.stem, f) for f in files], numbers(shares), criterion, few)
+            yield from module.rows([module.Subject(f.stem, f) for f in files], numbers(shares), given["criterion"], few)
 
     given["nets"] += "".join(f",{name}*" for name in exports.split(",") if name)
-    trained(module.WHAT, module, measure, **given)
+    trained(module.WHAT, module, measure, photos=photos, **given)
 
 
 @bench.command("drop")
@@ -253,14 +266,14 @@ def latency_command(shares: str, exports: str, photos: int, criterion: str, **gi
 @click.option("--drops", default="0.5,1,2", show_default=True, help="Percentage points.")
 @click.option("--seeds", default="0", show_default=True)
 @click.option("--labels/--no-labels", default=True, show_default=True, help="Whether prune is given labels.")
-def drop_command(drops: str, seeds: str, labels: bool, criterion: str, **given: Any) -> None:
+def drop_command(drops: str, seeds: str, labels: bool, **given: Any) -> None:
     """The drop that is promised, and the drop on images that nobody saw."""
     import bench_drop as module
 
     drawn = [int(s) for s in seeds.split(",")]
 
     def measure(nets: Any, setting: Any) -> Iterable[dict[str, Any]]:
-        return module.rows(nets, numbers(drops), criterion, drawn, labels, setting)
+        return module.rows(nets, numbers(drops), given["criterion"], drawn, labels, setting)
 
     trained(module.WHAT, module, measure, **given)
 
@@ -269,11 +282,13 @@ def drop_command(drops: str, seeds: str, labels: bool, criterion: str, **given: 
 @common("cifar10_resnet56*,imagenet_*")
 @click.option("--shares", default="0.5", show_default=True)
 @click.option("--seed", default=0, show_default=True)
-def time_command(shares: str, seed: int, criterion: str, **given: Any) -> None:
+def time_command(shares: str, seed: int, **given: Any) -> None:
     """A whole prune with its repair, in plain passes over the same images."""
     import bench_time as module
 
-    trained(module.WHAT, module, lambda nets, s: module.rows(nets, numbers(shares), criterion, seed, s), **given)
+    trained(
+        module.WHAT, module, lambda nets, s: module.rows(nets, numbers(shares), given["criterion"], seed, s), **given
+    )
 
 
 def exported(names: Iterable[str], folder: Path) -> list[Path]:
