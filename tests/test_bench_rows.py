@@ -136,7 +136,7 @@ def test_a_peer_is_brought_to_the_share() -> None:
     ratio, left = bench_peers.search(lambda ratio: (1 - round(64 * ratio) / 64) ** 2, 0.5)
     assert abs(left - 0.5) <= 0.01
     assert (1 - round(64 * ratio) / 64) ** 2 == left
-    with pytest.raises(bench_peers.Unreachable, match=r"80\.0% of the MACs at most"):
+    with pytest.raises(bench_peers.Unreachable, match=r"80\.0% of the MACs at least"):
         bench_peers.search(lambda ratio: 0.8, 0.5)
 
 
