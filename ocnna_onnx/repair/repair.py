@@ -57,10 +57,12 @@ EXACT = 1e-9
 @dataclass
 class Repaired:
     """values: initializer of the pruned model -> its new value. layers: node -> (error before, after), relative, on
-    held-out samples. notes: what was left alone, and why."""
+    held-out samples. pairs: node -> (the one in front of it, with which it was then refitted, share of the held-out
+    error that this left). notes: what was left alone, and why."""
 
     values: dict[str, AnyArray] = field(default_factory=dict)
     layers: dict[str, tuple[float, float]] = field(default_factory=dict)
+    pairs: dict[str, tuple[str, float]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 
@@ -269,9 +271,11 @@ def _together(job: Job, plan: _Plan, sight: _Sight, begins: Threshold | None) ->
         size = job.constants.shape[layer.map.output][layer.map.out_axis]
         scale = affine(job.graph, job.constants, job.found.values, plan.total, size)[0]
     late = np.arange(sight.count) % HELD_OUT == HELD_OUT - 1
-    values = refitted_together(
-        student, job.constants, Pair(front, layer, sight.target, scale, begins, sight.count), late
-    )
+    pair = Pair(front, layer, sight.target, scale, begins, sight.count)
+    values, left = refitted_together(student, job.constants, pair, late)
+    if values:
+        names = job.graph.names
+        job.found.pairs[names[layer.node]] = (names[front.node], left)
     for name, value in values.items():
         student.weights[name] = job.found.values[name] = value
 

@@ -9,7 +9,9 @@ gradients (Nocedal, Wright 2006, Numerical Optimization, §10.3), damped, and ke
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 import numpy.typing as npt
@@ -20,24 +22,24 @@ from .windows import Windows
 Array = npt.NDArray[np.float32]
 Double = npt.NDArray[np.float64]
 
-STEPS = 4
+STEPS = 3
 """Gauss–Newton steps at most."""
 
-ITERATIONS = 12
+ITERATIONS = 8
 """Of conjugate gradients in a step."""
 
 DAMPINGS = (1e-3, 1e-2, 1e-1)
 """As shares of the mean curvature: the next one where held-out samples refuse what the last one brought."""
 
-GAIN = 2e-3
-"""A step that wins less of the held-out error is the last."""
+GAIN = 5e-3
+"""A step that wins a smaller share of the held-out error is the last."""
 
 
 @dataclass(frozen=True)
-class Rows:
+class Part:
     """Some samples. x: features of the first layer and a column of ones [rows₁, d₁ + 1]. target: [rows₂, outputs], the
-    second layer's output without its fixed bias. begins: where the Relu behind it starts to pass, [rows₂, outputs], or
-    None; cut: where the original is cut off there. windows: what positions of the second layer see."""
+    second layer's output. begins: where the Relu behind it starts to pass, [rows₂, outputs], or None; cut: where the
+    original is cut off there. windows: what positions of the second layer see."""
 
     x: Array
     target: Array
@@ -64,22 +66,25 @@ class Tandem:
 
 @dataclass(frozen=True)
 class Setting:
-    """bends: what lies between the layers. weight: of each output's error, [outputs]; rising: see `Rows.missing`.
-    biases: whether the layers have biases that may move."""
+    """bends: what lies between the layers. weight: of each output's error, [outputs]; rising: see `Part.missing`.
+    biases: whether the layers have biases that may move. pool: works on several parts at once."""
 
     bends: Sequence[Bend]
     weight: Array
     rising: npt.NDArray[np.bool_]
     biases: tuple[bool, bool]
+    pool: Executor
 
 
-def improved(start: Tandem, seen: Rows, held_out: Rows, setting: Setting) -> tuple[Tandem, float, float]:
+def improved(
+    start: Tandem, seen: Sequence[Part], held_out: Sequence[Part], setting: Setting
+) -> tuple[Tandem, float, float]:
     """Better weights, and the mean squared errors on held-out samples before and after; `start` where nothing helps."""
     best, now = start, _error(start, held_out, setting)
     before = now
     dampings = iter(DAMPINGS)
     damping = next(dampings)
-    curvature = _curvature(seen.x)
+    curvature = _spectrum([(part.x, len(part.x)) for part in seen], setting)
     for _ in range(STEPS):
         step = _step(best, seen, setting, curvature, damping)
         tried = [(_error(t, held_out, setting), t) for t in (_moved(best, step, s) for s in (1.0, 0.5))]
@@ -100,68 +105,92 @@ def _moved(at: Tandem, step: Tandem, size: float) -> Tandem:
     return Tandem(at.first + np.float32(size) * step.first, at.second + np.float32(size) * step.second)
 
 
-def _forward(at: Tandem, rows: Rows, setting: Setting) -> tuple[Array, Array, Array]:
-    """(what the second layer sees, with a column of ones; slopes of the bends; what the second layer makes)."""
-    middle, slope = bent(rows.x @ at.first, setting.bends)
-    seen = rows.windows.gathered(middle)
-    return seen, slope, seen @ at.second
+def _error(at: Tandem, parts: Sequence[Part], setting: Setting) -> float:
+    def squares(part: Part) -> tuple[float, int]:
+        middle, _ = bent(part.x @ at.first, setting.bends)
+        missing = part.missing(part.windows.gathered(middle) @ at.second, setting.rising) * setting.weight
+        return float(np.einsum("ro,ro->", missing, missing, dtype=np.float64)), len(missing)
+
+    sums, rows = zip(*setting.pool.map(squares, parts), strict=True)
+    return float(sum(sums) / sum(rows))
 
 
-def _error(at: Tandem, rows: Rows, setting: Setting) -> float:
-    _, _, made = _forward(at, rows, setting)
-    missing = rows.missing(made, setting.rising) * setting.weight
-    return float(np.einsum("ro,ro->", missing, missing, dtype=np.float64)) / len(missing)
-
-
-def _curvature(x: Array) -> tuple[Double, Double]:
-    """Eigenvalues and vectors of the second moments of features."""
-    values, vectors = np.linalg.eigh((x.T @ x / len(x)).astype(np.float64))
+def _spectrum(rows: Sequence[tuple[Array, int]], setting: Setting) -> tuple[Double, Double]:
+    """Eigenvalues and vectors of the second moments of features, from chunks of rows with their numbers."""
+    moments = reduce(np.add, setting.pool.map(lambda pair: (pair[0].T @ pair[0]).astype(np.float64), rows))
+    values, vectors = np.linalg.eigh(moments / sum(n for _, n in rows))
     return values.clip(min=0), vectors
 
 
-def _step(at: Tandem, rows: Rows, setting: Setting, curvature: tuple[Double, Double], damping: float) -> Tandem:
+@dataclass(frozen=True)
+class _Local:
+    """Both layers around the weights as they are, on some samples. slope: of the bends; seen: what the second layer
+    sees; missing: what it lacks; asked: [rows₂, outputs], how much each error counts, 0 where nothing is asked."""
+
+    part: Part
+    slope: Array
+    seen: Array
+    missing: Array
+    asked: Array
+
+    @classmethod
+    def of(cls, at: Tandem, part: Part, setting: Setting) -> _Local:
+        middle, slope = bent(part.x @ at.first, setting.bends)
+        seen = part.windows.gathered(middle)
+        missing = part.missing(seen @ at.second, setting.rising)
+        asked = np.broadcast_to(setting.weight, missing.shape)
+        if part.cut is not None:
+            asked = np.asarray(asked * (~part.cut | (missing != 0)), np.float32)
+        return cls(part, slope, seen, missing, asked)
+
+    def forth(self, at: Tandem, d: Tandem) -> Array:
+        """What a change of the weights does to the second layer, linearly."""
+        middle = self.part.windows.gathered(self.slope * (self.part.x @ d.first))
+        return np.asarray((middle[:, :-1] @ at.second[:-1] + self.seen @ d.second) * self.asked)
+
+    def back(self, at: Tandem, e: Array) -> Tandem:
+        """The adjoint."""
+        e = e * self.asked
+        middle = self.part.windows.scattered(e @ at.second[:-1].T) * self.slope
+        return Tandem(self.part.x.T @ middle, self.seen.T @ e)
+
+
+def _step(
+    at: Tandem, parts: Sequence[Part], setting: Setting, curvature: tuple[Double, Double], damping: float
+) -> Tandem:
     """The damped least squares step, both weights at once."""
-    seen, slope, made = _forward(at, rows, setting)
-    missing = rows.missing(made, setting.rising)
-    asked = setting.weight * (missing != 0) if rows.cut is not None else np.broadcast_to(setting.weight, missing.shape)
-    back = np.ascontiguousarray(at.second[:-1].T)
-    count = np.float32(len(missing))
-    moves = tuple(np.float32(b) for b in setting.biases)
+    local = list(setting.pool.map(lambda part: _Local.of(at, part, setting), parts))
+    rows = sum(len(one.missing) for one in local)
+    slopes = reduce(np.add, [(one.slope**2).sum(axis=0) for one in local])
+    ahead = _spectrum([(one.seen, len(one.seen)) for one in local], setting)
+    squares = setting.weight**2
+    gains = (squares * at.second[:-1] ** 2).sum(axis=1).reshape(-1, at.first.shape[1]).sum(axis=0) * slopes / rows
+    levels = float(curvature[0].mean() * gains.mean()), float(ahead[0].mean() * squares.mean())
+    ridges = [np.float32(max(damping * level, 1e-12)) for level in levels]
 
-    def forth(d: Tandem) -> Array:
-        middle = rows.windows.gathered(slope * (rows.x @ d.first))
-        return np.asarray((middle[:, :-1] @ at.second[:-1] + seen @ d.second) * asked)
+    def gathered(several: Callable[[_Local], Tandem]) -> Tandem:
+        found = reduce(lambda a, b: _moved(a, b, 1.0), setting.pool.map(several, local))
+        return held(Tandem(found.first / np.float32(rows), found.second / np.float32(rows)))
 
-    def adjoint(e: Array) -> Tandem:
-        e = e * asked / count
-        middle = rows.windows.scattered(e @ back) * slope
-        first, second = rows.x.T @ middle, seen.T @ e
-        first[-1] *= moves[0]
-        second[-1] *= moves[1]
-        return Tandem(first, second)
-
-    gains = (setting.weight**2 * at.second[:-1] ** 2).sum(axis=1).reshape(-1, at.first.shape[1]).sum(axis=0)
-    gains = gains * (slope**2).mean(axis=0) * (rows.windows.rows / len(rows.x))
-    ahead = _curvature(seen)
-    heavy = float((setting.weight**2).mean())
-    levels = float(curvature[0].mean() * gains.mean()), float(ahead[0].mean()) * heavy
-    ridges = [max(damping * level, 1e-12) for level in levels]
+    def held(d: Tandem) -> Tandem:  # biases that do not move
+        d.first[-1] *= setting.biases[0]
+        d.second[-1] *= setting.biases[1]
+        return d
 
     def product(d: Tandem) -> Tandem:
-        found = adjoint(forth(d))
-        return Tandem(found.first + np.float32(ridges[0]) * d.first, found.second + np.float32(ridges[1]) * d.second)
+        found = gathered(lambda one: one.back(at, one.forth(at, d)))
+        return Tandem(found.first + ridges[0] * d.first, found.second + ridges[1] * d.second)
 
     def prepared(r: Tandem) -> Tandem:
         first = _divided(r.first, curvature, gains, ridges[0])
-        return Tandem(first, _divided(r.second, ahead, setting.weight**2, ridges[1]))
+        return held(Tandem(first, _divided(r.second, ahead, squares, ridges[1])))
 
-    return _conjugate_gradients(product, adjoint(missing * setting.weight), prepared)
+    return _conjugate_gradients(product, gathered(lambda one: one.back(at, one.missing * setting.weight)), prepared)
 
 
 def _divided(r: Array, curvature: tuple[Double, Double], gains: Array, ridge: float) -> Array:
     values, vectors = curvature
-    across = vectors.T @ r
-    return np.asarray(vectors @ (across / (values[:, None] * gains + ridge)), np.float32)
+    return np.asarray(vectors @ ((vectors.T @ r) / (values[:, None] * gains + ridge)), np.float32)
 
 
 def _conjugate_gradients(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
 
@@ -20,11 +21,17 @@ from .bends import MOST, bends_behind
 from .frontier import Frontier
 from .layers import Layer, layer_at
 from .rectified import FLAT, Threshold
-from .tandem import Rows, Setting, Tandem, improved
+from .tandem import Part, Setting, Tandem, improved
 from .windows import Windows
 
 HELD = 1 << 24
 """Numbers of the larger of both feature matrices that are held at once; samples beyond are left out."""
+
+ROWS = 1 << 12
+"""Positions of the first layer that are worked on at once: they stay in the processor's cache."""
+
+GROWTH = 4.0
+"""Weights may grow by so much."""
 
 LEAST = 16
 """Samples below which nothing is refitted in pairs."""
@@ -69,24 +76,30 @@ class Pair:
 
 def refitted_together(
     student: Frontier, constants: Constants, pair: Pair, late: npt.NDArray[np.bool_]
-) -> dict[str, AnyArray]:
-    """New values by name; none where held-out samples (`late`, bool [count]) see no gain."""
+) -> tuple[dict[str, AnyArray], float]:
+    """New values by name, and the share of the held-out error that is left; no values where held-out samples (`late`,
+    bool [count]) see no gain."""
     front, layer = pair.front, pair.layer
     bends = bends_behind(student, constants, front.map.output, layer.map.tensor)
     chosen = _chosen(student, pair, late)
     if bends is None or chosen is None:
-        return {}
+        return {}, 1.0
     start, biases = _start(student, pair)
     outputs_ = start.second.shape[1]
     scale = pair.scale if pair.begins is None else pair.begins.scale
     weight = np.ones(outputs_, np.float32) if scale is None else np.abs(np.asarray(scale, np.float32).reshape(-1))
     rising = np.ones(outputs_, bool) if pair.begins is None else pair.begins.scale > 0
-    with threadpool_limits(workers(student.runtime), "blas"):
-        seen, held_out = (_rows(student, pair, part) for part in chosen)
-        if not (np.isfinite(seen.x).all() and np.isfinite(seen.target).all()):
-            return {}
-        found, before, after = improved(start, seen, held_out, Setting(bends, weight, rising, biases))
-    return _values(student, pair, start, found) if after < before else {}
+    # products of a few thousand rows: one BLAS thread each, and parts side by side
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(workers(student.runtime)) as pool:
+        size = max(1, ROWS // prod(out_positions(front.map, student.held[front.map.tensor].shape)))
+        seen, held_out = (
+            list(pool.map(lambda k: _part(student, pair, k), np.array_split(part, -(-len(part) // size))))
+            for part in chosen
+        )
+        if not all(np.isfinite(part.x).all() and np.isfinite(part.target).all() for part in seen):
+            return {}, 1.0
+        found, before, after = improved(start, seen, held_out, Setting(bends, weight, rising, biases, pool))
+    return (_values(student, pair, start, found), after / before) if after < before else ({}, 1.0)
 
 
 def _chosen(student: Frontier, pair: Pair, late: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.int64], ...] | None:
@@ -125,7 +138,7 @@ def _start(student: Frontier, pair: Pair) -> tuple[Tandem, tuple[bool, bool]]:
     return Tandem(*made), (pair.front.slot is not None, pair.layer.slot is not None)
 
 
-def _rows(student: Frontier, pair: Pair, numbers: npt.NDArray[np.int64]) -> Rows:
+def _part(student: Frontier, pair: Pair, numbers: npt.NDArray[np.int64]) -> Part:
     front, layer, begins = pair.front.map, pair.layer.map, pair.begins
     x = np.asarray(student.held[front.tensor][numbers], np.float32)
     seen = features(front, x)[0]
@@ -135,14 +148,14 @@ def _rows(student: Frontier, pair: Pair, numbers: npt.NDArray[np.int64]) -> Rows
     target = np.ascontiguousarray(outputs(layer, wanted)[0], np.float32)
     windows = Windows.of(layer, middle)
     if begins is None:
-        return Rows(seen, target, None, None, windows)
+        return Part(seen, target, None, None, windows)
     added = begins.shift.reshape(1, -1)
     if begins.stream is not None:
         added = added + outputs(layer, np.asarray(begins.stream[numbers], np.float32))[0]
     usable = np.abs(begins.scale) > FLAT
     starts = np.asarray(-added / np.where(usable, begins.scale, 1), np.float32)
     starts = np.broadcast_to(starts, target.shape)
-    return Rows(seen, target, starts, (begins.scale * target + added < 0) & usable, windows)
+    return Part(seen, target, starts, (begins.scale * target + added < 0) & usable, windows)
 
 
 def _values(student: Frontier, pair: Pair, start: Tandem, found: Tandem) -> dict[str, AnyArray]:
@@ -156,10 +169,14 @@ def _values(student: Frontier, pair: Pair, start: Tandem, found: Tandem) -> dict
         lying = weight.reshape(k, -1, weight.shape[1]).transpose(1, 0, 2).reshape(1, *weight.shape)
         name = layer.weight.name
         like = layer.weight.turned(student.weights[name])
-        values[name] = np.ascontiguousarray(layer.weight.turned(stored_weight(layer.map, lying, like)))
+        with np.errstate(over="ignore"):  # fp16
+            values[name] = np.ascontiguousarray(layer.weight.turned(stored_weight(layer.map, lying, like)))
         if layer.slot is not None:
             shift = (new[-1] - old[-1]).astype(np.float64)
-            values[layer.slot.name] = layer.slot.moved(student.weights[layer.slot.name], shift)
+            with np.errstate(over="ignore"):  # fp16
+                values[layer.slot.name] = layer.slot.moved(student.weights[layer.slot.name], shift)
+        if np.linalg.norm(new[:-1]) > GROWTH * np.linalg.norm(old[:-1]):
+            return {}  # leans on noise
     return values if all(np.isfinite(v).all() for v in values.values()) else {}
 
 

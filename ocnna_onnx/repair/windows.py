@@ -62,8 +62,8 @@ class Windows:
         for tap, part in self._parts():
             window = seen[:, tap * channels : (tap + 1) * channels]
             padded[part] += window.reshape(self.samples, *self.out, channels)
-        inner = tuple(slice(p[0], p[0] + s) for s, p in zip(self.sizes, self.pads, strict=True))
-        return padded[(slice(None),) + inner].reshape(-1, channels)
+        inner = [slice(None), *(slice(p[0], p[0] + s) for s, p in zip(self.sizes, self.pads, strict=True))]
+        return padded[tuple(inner)].reshape(-1, channels)
 
     def _parts(self) -> Iterator[tuple[int, tuple[slice, ...]]]:
         for tap, at in enumerate(product(*(range(k) for k in self.kernel))):

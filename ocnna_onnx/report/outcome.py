@@ -103,6 +103,7 @@ class Outcome:
             "rewrites": list(rewritten.rewrites),
             "repaired": sorted(self.repaired.values),
             "layers_repaired": {n: {"before": a, "after": b} for n, (a, b) in self.repaired.layers.items()},
+            "pairs_repaired": {n: {"with": f, "left": share} for n, (f, share) in self.repaired.pairs.items()},
             "warnings": self.warnings(),
             "reused": list(self.reused),
             "timings": {k: round(v, 4) for k, v in self.timings.items()},
