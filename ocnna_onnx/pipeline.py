@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 
 from . import __version__
+from .auto import Chosen, choose_criterion, is_auto
 from .budgeting import DROP_SAMPLES, Met, can_show, fitting, judging, meet, wishes_of
 from .calibrate.stream import batch_size
 from .criteria.scores import Scores
@@ -36,7 +37,9 @@ from .prove.proof import prove
 from .repair.values import with_values
 from .report.evaluate import evaluate
 from .report.inspection import Inspection, inspection, wall_infos
-from .report.outcome import Outcome
+from .report.outcome import Outcome, Told
+from .report.reach import reach
+from .report.savings import Savings
 from .rewrite.only import only_values
 from .rewrite.rewrite import rewrite
 from .scoring import given_scores, scores_of
@@ -124,7 +127,8 @@ def prune(
     are repaired, so that its layers come as near to the original's as they can.
 
     model: a path, bytes, a ModelProto or an object with `.model_proto`; never modified. criterion: how filters are
-    scored (`ocnna`, `ocnna:variance=1`, `obs`, …: `ocnna_onnx.criteria.table`). One of these says how much goes:
+    scored (`ocnna`, `ocnna:variance=1`, `obs`, …: `ocnna_onnx.criteria.table`), or `auto`: the one of several that does
+    best on held-out samples (`ocnna_onnx.auto`). One of these says how much goes:
     target: `macs=50%`, `params=…`, `bytes=5MB`, `latency=70%` (measured here), `drop=1%` (percentage points, judged on
     samples that are held out), several: the tightest holds. ratio: floor(ratio · units) of every group. percentile:
     OCNNA as published, all units at or below that percentile of their group's scores. With none of them, `drop=1%` of
@@ -140,7 +144,9 @@ def prune(
     Raises UsageError (options), ModelError (the model), DataError (the data), NothingFree (no unit can go),
     TargetMissed (a target is out of reach), ProofFailed (the proof refused the result).
     """
-    parsed(criterion)
+    automatic = is_auto(criterion, scores)
+    if not automatic:
+        parsed(criterion)
     _check_cut(ratio, percentile, min_channels)
     for option, patterns in (("exclude", exclude), ("exclude_op", exclude_op)):
         if not isinstance(patterns, Sequence) or any(not isinstance(p, str) for p in patterns):
@@ -172,28 +178,38 @@ def prune(
         )
         asked = parse_targets(BLIND_TARGET)
         wishes = replace(wishes, targets=asked)
-    everything = replace(job.samples, notes=(*job.samples.notes, *notes))
+    exclude = (exclude,) if isinstance(exclude, str) else exclude
+    exclude_op = (exclude_op,) if isinstance(exclude_op, str) else exclude_op
+    method = repair if job.samples.real else "none"  # made-up samples tell what a net does, not what it is for
+    cut = Cut(ratio, percentile, min_channels)
+    everything = job.samples
     if asked and any(t.kind == "drop" for t in asked):
         job = replace(job, samples=fitting(everything))
+    choice: Chosen | None = None
+    if automatic:
+        barred = excluded(job.trace, exclude, exclude_op)
+        choice = choose_criterion(job, wishes if asked else cut, normalize, barred, method)
+        criterion, notes = choice.criterion, (*notes, *choice.notes)
+    everything = replace(everything, notes=(*everything.notes, *notes))
     started = time.perf_counter()
     known = given or scores_of(job, criterion, job.trace.free_sources())
     values = known.by_source(job.trace)
     job.timings["score"] = time.perf_counter() - started
-    exclude = (exclude,) if isinstance(exclude, str) else exclude
-    exclude_op = (exclude_op,) if isinstance(exclude_op, str) else exclude_op
     barred = np.union1d(excluded(job.trace, exclude, exclude_op), _unscored(job.trace, values))
-    method = repair if job.samples.real else "none"  # made-up samples tell what a net does, not what it is for
     obtained: dict[str, Any] = {}
+    tried: Mapping[str, Any] = {}
     options: dict[str, Any] = {"min_channels": min_channels, "samples": job.samples.count}
     if asked:
         met = meet(job, values, normalize, barred, wishes, lambda d: _finished(job, d, method), judging(everything))
         decided = met.decided
         if met.short and not best_effort:
             raise _missed(met, job)
-        obtained = {"targets": met.to_json(asked)}
+        obtained, deepest, tried = {"targets": met.to_json(asked)}, met.deepest, met.tried
         options.update({"target": [t.text for t in asked], "allocate": allocate, "align": wishes.align.multiple})
     else:
-        decided = decide(job.trace, job.groups, values, Cut(ratio, percentile, min_channels), normalize, barred)
+        decided = decide(job.trace, job.groups, values, cut, normalize, barred)
+        everything_goes = Cut(1.0, min_channels=min_channels)
+        deepest = decide(job.trace, job.groups, values, everything_goes, normalize, barred).classes
         options.update({"ratio": ratio} if percentile is None else {"percentile": percentile})
     job = replace(job, trace=decided.trace, groups=decided.groups)
     stays = job.trace.keep_units(decided.classes)
@@ -206,7 +222,8 @@ def prune(
     removed = removed_channels(job.trace, stays)
     measured = {**wishes.measured, **obtained}
     plan = Plan(job.loaded.sha256, job.loaded.name, known.criterion, options, settings.seed, removed, measured)
-    return _carry_out(replace(job, samples=everything), plan, stays, method, job.samples)
+    told = Told(reach(job.trace, deepest), repair, method, tried, None if choice is None else choice.to_json())
+    return _carry_out(replace(job, samples=everything), plan, stays, told, job.samples)
 
 
 def _finished(job: Opened, decided: Decided, method: str) -> onnx.ModelProto:
@@ -247,7 +264,9 @@ def apply(plan: Plan, model: Any, *, repair: str = "none", **common: Unpack[Comm
     job = replace(job, trace=paired, groups=find_groups(paired))
     dropped = any(str(t).startswith("drop") for t in plan.options.get("target", ()))
     fit_on = fitting(job.samples) if dropped else job.samples
-    return _carry_out(job, plan, paired.keep_units(classes), repair, fit_on)
+    deepest = Savings(paired).spared(np.flatnonzero(paired.free))
+    told = Told(reach(paired, deepest), repair, repair)
+    return _carry_out(job, plan, paired.keep_units(classes), told, fit_on)
 
 
 def _check_cut(ratio: float | None, percentile: float | None, min_channels: int) -> None:
@@ -296,8 +315,8 @@ def proof_feeds(trace: Trace, samples: Samples, seed: int) -> Iterable[Feed]:
     return chain([first] if first is not None else [], drawn)
 
 
-def _carry_out(job: Opened, plan: Plan, keep: BoolArray, method: str = "none", fit_on: Samples | None = None) -> Result:
-    """Rewrite, prove, repair, evaluate, stamp, report. fit_on: the samples of the repair, by default all."""
+def _carry_out(job: Opened, plan: Plan, keep: BoolArray, told: Told, fit_on: Samples) -> Result:
+    """Rewrite, prove, repair, evaluate, stamp, report. fit_on: the samples of the repair."""
     runtime, progress = job.settings.runtime, job.settings.progress
     started = time.perf_counter()
     rewritten = rewrite(job.trace, keep)
@@ -305,7 +324,15 @@ def _carry_out(job: Opened, plan: Plan, keep: BoolArray, method: str = "none", f
     started = time.perf_counter()
     progress("prove", 0, 1)
     feeds = proof_feeds(job.trace, job.samples, job.settings.seed)
-    proof = prove(rewritten.kept, rewritten.model, job.groups, feeds, runtime, job.settings.rtol)
+    proof = prove(
+        rewritten.kept,
+        rewritten.model,
+        job.groups,
+        feeds,
+        runtime,
+        job.settings.rtol,
+        lambda done, total: progress("prove", done, total),
+    )
     progress("prove", 1, 1)
     job.timings["prove"] = time.perf_counter() - started
     if not proof.passed:
@@ -313,7 +340,7 @@ def _carry_out(job: Opened, plan: Plan, keep: BoolArray, method: str = "none", f
             f"the proof failed, nothing was written: {proof.reason}", proof.node, proof.max_relative_error
         )
     started = time.perf_counter()
-    mended = repaired(job.trace, rewritten, fit_on or job.samples, job.settings, method)
+    mended = repaired(job.trace, rewritten, fit_on, job.settings, told.repair)
     if mended.values:
         final = with_values(rewritten.model, mended.values)
         only_values(rewritten.model, light(final))
@@ -333,7 +360,7 @@ def _carry_out(job: Opened, plan: Plan, keep: BoolArray, method: str = "none", f
     if plan.remove:
         add_stamp(rewritten.model, __version__, job.loaded.sha256, plan.to_json())
     outcome = Outcome(
-        job.loaded, job.trace, job.groups, job.samples, plan, rewritten, proof, agreement, job.timings, mended
+        job.loaded, job.trace, job.groups, job.samples, plan, rewritten, proof, agreement, job.timings, told, mended
     )
     return Result(rewritten.model, plan, outcome.to_json(__version__), job.loaded.external, job.loaded.files)
 
