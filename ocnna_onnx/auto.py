@@ -19,14 +19,16 @@ from .errors import UsageError
 from .mending import repaired
 from .opened import Opened
 from .plan.align import Alignment
+from .plan.allocate import Curve
 from .plan.costs import cost_model
 from .plan.decide import Decided, decide
-from .plan.select import Cut, FloatArray
+from .plan.select import Cut, FloatArray, class_scores
 from .plan.targets import Target, parse_targets
 from .repair.values import with_values
 from .report.fidelity import squared_error
 from .rewrite.rewrite import rewrite
 from .scoring import scores_together
+from .sensing import Readings, curves, readings
 from .trace.labels import IntArray
 
 CANDIDATES = ("obs", "wanda", "group-l2", "activation-l2", "ocnna")
@@ -43,6 +45,12 @@ HELD_OUT = 4
 
 FEW = 8
 """Fewer samples cannot be divided."""
+
+ROUGH = (0.25, 0.6)
+"""Shares of a group's classes at which its damage is measured for a candidate: what a whole prune measures, at half as
+many cuts, and on ROUGH_SAMPLES. Equal shares will not do: an order that spoils one group is then judged by that one."""
+
+ROUGH_SAMPLES = 32
 
 PROBE = "macs=60%"
 """The cut at which candidates are compared where the target has no budget of its own (drop, latency in ms)."""
@@ -117,7 +125,7 @@ def choose_criterion(
     candidates: Sequence[str] = CANDIDATES,
 ) -> Chosen:
     """The best of the candidates for this cut of this net. All are scored in one pass over at most SAMPLES of the
-    samples. Wishes are met by equal shares of all groups, unaligned. repair: the method that follows the cut.
+    samples. Wishes are met unaligned, by sensitivities that are measured roughly. repair: the method that follows.
 
     Without samples of the user's own, with too few, or where no output can be compared: BLIND, and why. Deterministic.
     Raises UsageError where none of the candidates applies, DataError.
@@ -138,12 +146,15 @@ def choose_criterion(
     asked, told = _asked(cut)
     tried, left_out = [], {}
     found = scores_together(part, candidates)
+    shared = isinstance(asked, Wishes) and asked.allocate == "sensitivity"
+    seen_by = readings(job.trace, seen, quiet) if shared else None
     for k, (name, scores) in enumerate(found.items()):
         job.settings.progress("choose", k, len(found))
         if isinstance(scores, UsageError):
             left_out[name] = str(scores)
             continue
-        decided = _decided(replace(part, settings=quiet), scores.by_source(job.trace), asked, normalize, barred, held)
+        values = scores.by_source(job.trace)
+        decided = _decided(replace(part, settings=quiet), values, asked, normalize, barred, held, seen_by)
         rewritten = rewrite(decided.trace, decided.trace.keep_units(decided.classes))
         mended = repaired(decided.trace, rewritten, seen, quiet, repair)
         off = distance(with_values(rewritten.model, mended.values))
@@ -170,7 +181,7 @@ def _asked(cut: Cut | Wishes) -> tuple[Cut | Wishes, str]:
     if isinstance(cut, Cut):
         return cut, f"percentile {cut.percentile:g}" if cut.percentile is not None else f"ratio {cut.ratio or 0:g}"
     targets = tuple(t for t in cut.targets if t.kind in ("macs", "params", "bytes")) or (_budget(cut.targets),)
-    return replace(cut, targets=targets, allocate="uniform", align=Alignment()), ", ".join(t.text for t in targets)
+    return replace(cut, targets=targets, align=Alignment()), ", ".join(t.text for t in targets)
 
 
 def _budget(targets: Sequence[Target]) -> Target:
@@ -180,11 +191,29 @@ def _budget(targets: Sequence[Target]) -> Target:
 
 
 def _decided(
-    job: Opened, values: Mapping[int, FloatArray], cut: Cut | Wishes, normalize: str, barred: IntArray, held: Samples
+    job: Opened,
+    values: Mapping[int, FloatArray],
+    cut: Cut | Wishes,
+    normalize: str,
+    barred: IntArray,
+    held: Samples,
+    seen_by: Readings | None,
 ) -> Decided:
     if isinstance(cut, Cut):
         return decide(job.trace, job.groups, values, cut, normalize, barred)
-    return meet(job, values, normalize, barred, cut, _plain, held).decided
+    given = None if seen_by is None else _curves(job, values, normalize, barred, seen_by)
+    return meet(job, values, normalize, barred, cut, _plain, held, given).decided
+
+
+def _curves(
+    job: Opened, values: Mapping[int, FloatArray], normalize: str, barred: IntArray, seen_by: Readings
+) -> list[Curve]:
+    """What each group's classes do to the outputs, roughly, when they go in this order."""
+    nothing = decide(job.trace, job.groups, values, Cut(0.0), normalize, barred)
+    score = class_scores(nothing.trace.unit_class, nothing.trace.sources, values, normalize)
+    groups = [replace(g, free=np.setdiff1d(g.free, nothing.trace.unit_class[barred])) for g in nothing.groups]
+    few = job.samples.take(np.arange(min(ROUGH_SAMPLES, job.samples.count)))
+    return curves(nothing.trace, groups, score, seen_by, few, job.settings, [1] * len(groups), cuts=ROUGH)
 
 
 def _plain(decided: Decided) -> onnx.ModelProto:

@@ -90,6 +90,22 @@ def test_an_order_that_sees_who_reads_wins_where_loud_filters_are_not_read(cut: 
     assert set(result.plan.remove["conv1"]) <= {1, 3, 5, 7}
 
 
+def test_candidates_share_out_the_budget_as_the_prune_will() -> None:
+    """Half of `conv1` may go for nothing, nothing of `conv2`: equal shares would hide what an order is good for."""
+    options: dict[str, Any] = {
+        "criterion": "auto",
+        "target": "params=55%",
+        "data": images(48),
+        "threads": 1,
+        "align": 1,
+    }
+    errors = {}
+    for allocate in ("sensitivity", "uniform"):
+        choice = ocnna_onnx.prune(unread(), allocate=allocate, **options).report["criterion_choice"]
+        errors[allocate] = {row["criterion"]: row["error"] for row in choice["candidates"]}
+    assert errors["sensitivity"]["obs"] < 1e-6 < 1e-3 < errors["uniform"]["obs"]
+
+
 def test_candidates_are_scored_in_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     passes: list[int] = []
     real = measuring.stream
