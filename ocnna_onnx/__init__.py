@@ -17,13 +17,17 @@ _PUBLIC = {  # name -> module; loaded when first used, so that importing the pac
     "score": "scoring",
     "Scores": "criteria.scores",
     "read_scores": "criteria.scores",
+    "sensitivity": "gauging",
+    "Sensitivities": "plan.sensitivities",
+    "Sensitivity": "plan.sensitivities",
+    "read_sensitivities": "plan.sensitivities",
     "inspect": "pipeline",
     "apply": "pipeline",
     "check": "verify",
     "calibration_reader": "data.reader",
     "CalibrationReader": "data.reader",
     "ImageOptions": "data.imageoptions",
-    "Result": "pipeline",
+    "Result": "finishing",
     "CheckResult": "verify",
     "Plan": "plan.plan",
     "read_plan": "plan.plan",
@@ -43,8 +47,11 @@ if TYPE_CHECKING:
     from .data.imageoptions import ImageOptions
     from .data.reader import CalibrationReader, calibration_reader
     from .errors import DataError, ModelError, NothingFree, OcnnaError, ProofFailed, ShapeNeeded, UsageError
-    from .pipeline import Result, apply, inspect, prune
+    from .finishing import Result
+    from .gauging import sensitivity
+    from .pipeline import apply, inspect, prune
     from .plan.plan import Plan, read_plan
+    from .plan.sensitivities import Sensitivities, Sensitivity, read_sensitivities
     from .report.inspection import Inspection
     from .report.why import Why
     from .scoring import score
@@ -63,6 +70,8 @@ __all__ = [
     "ProofFailed",
     "Result",
     "Scores",
+    "Sensitivities",
+    "Sensitivity",
     "ShapeNeeded",
     "UsageError",
     "Why",
@@ -74,7 +83,9 @@ __all__ = [
     "prune",
     "read_plan",
     "read_scores",
+    "read_sensitivities",
     "score",
+    "sensitivity",
 ]
 
 

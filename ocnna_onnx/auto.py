@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 
 from .budgeting import Wishes, meet
+from .calibrate.readers import Readings
 from .calibrate.stream import batch_size
 from .criteria.table import AUTO
 from .data.samples import Samples, choose
@@ -19,16 +20,16 @@ from .errors import UsageError
 from .mending import repaired
 from .opened import Opened
 from .plan.align import Alignment
-from .plan.allocate import Curve
 from .plan.costs import cost_model
-from .plan.decide import Decided, decide
-from .plan.select import Cut, FloatArray, class_scores
+from .plan.decide import Decided, decide, ordered
+from .plan.select import Cut, FloatArray
 from .plan.targets import Target, parse_targets
+from .repair.repair import Repaired
 from .repair.values import with_values
 from .report.fidelity import squared_error
 from .rewrite.rewrite import rewrite
 from .scoring import scores_together
-from .sensing import Readings, curves, readings
+from .sensing import damages, readings
 from .trace.labels import IntArray
 
 CANDIDATES = ("obs", "wanda", "group-l2", "activation-l2", "ocnna")
@@ -110,10 +111,11 @@ class Chosen:
         }
 
 
-def is_auto(criterion: Any, scores: Any = None) -> bool:
+def is_auto(criterion: Any, scores: Any = None, sensitivities: Any = None) -> bool:
     """Whether a criterion is to be chosen. Raises UsageError where there are scores already."""
-    if criterion == AUTO and scores is not None:
-        raise UsageError("criterion auto chooses the scores, and scores are given: leave one of them out")
+    for name, given in (("scores", scores), ("sensitivities", sensitivities)):
+        if criterion == AUTO and given is not None:
+            raise UsageError(f"criterion auto chooses the scores, and {name} are given: leave one of them out")
     return bool(criterion == AUTO)
 
 
@@ -148,7 +150,7 @@ def choose_criterion(
     tried, left_out = [], {}
     found = scores_together(part, candidates)
     shared = isinstance(asked, Wishes) and asked.allocate == "sensitivity"
-    seen_by = readings(job.trace, seen, quiet) if shared else None
+    seen_by = readings(job.trace, seen, job.settings) if shared else None
     for k, (name, scores) in enumerate(found.items()):
         job.settings.progress("choose", k, len(found))
         if isinstance(scores, UsageError):
@@ -200,25 +202,19 @@ def _decided(
     held: Samples,
     seen_by: Readings | None,
 ) -> Decided:
+    """What goes by these scores. seen_by: what the readers see, where the budget is shared by sensitivity."""
     if isinstance(cut, Cut):
         return decide(job.trace, job.groups, values, cut, normalize, barred)
-    given = None if seen_by is None else _curves(job, values, normalize, barred, seen_by)
-    return meet(job, values, normalize, barred, cut, _plain, held, given).decided
+    order = ordered(job.trace, job.groups, values, normalize, barred)
+    cuts = None
+    if seen_by is not None:
+        few = job.samples.take(np.arange(min(ROUGH_SAMPLES, job.samples.count)))
+        cuts = damages(order.start.trace, order.groups, order.score, seen_by, few, job.settings, cuts=ROUGH)
+    return meet(job, order, cuts, cut, _plain, held).decided
 
 
-def _curves(
-    job: Opened, values: Mapping[int, FloatArray], normalize: str, barred: IntArray, seen_by: Readings
-) -> list[Curve]:
-    """What each group's classes do to the outputs, roughly, when they go in this order."""
-    nothing = decide(job.trace, job.groups, values, Cut(0.0), normalize, barred)
-    score = class_scores(nothing.trace.unit_class, nothing.trace.sources, values, normalize)
-    groups = [replace(g, free=np.setdiff1d(g.free, nothing.trace.unit_class[barred])) for g in nothing.groups]
-    few = job.samples.take(np.arange(min(ROUGH_SAMPLES, job.samples.count)))
-    return curves(nothing.trace, groups, score, seen_by, few, job.settings, [1] * len(groups), cuts=ROUGH)
-
-
-def _plain(decided: Decided) -> onnx.ModelProto:
-    return rewrite(decided.trace, decided.trace.keep_units(decided.classes)).model
+def _plain(decided: Decided) -> tuple[onnx.ModelProto, Repaired]:
+    return rewrite(decided.trace, decided.trace.keep_units(decided.classes)).model, Repaired()
 
 
 def _shares(decided: Decided) -> tuple[float, float]:

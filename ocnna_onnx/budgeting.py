@@ -22,13 +22,15 @@ from .opened import Opened
 from .plan.align import Alignment, aligned
 from .plan.allocate import Curve, allocate
 from .plan.costs import CostModel, cost_model
-from .plan.decide import Decided, decide
-from .plan.select import Cut, class_scores, matches, spare_emptied
+from .plan.decide import Decided, Ordered
+from .plan.select import matches, spare_emptied
+from .plan.sensitivities import Cuts, order_of
 from .plan.targets import Target
+from .repair.repair import Repaired
 from .report.bound import paired_bound
 from .report.difference import difference
 from .rewrite.rewrite import rewrite
-from .sensing import curves, readings
+from .sensing import curve
 from .trace.groups import Group
 from .trace.labels import BoolArray, IntArray
 from .trace.types import Trace
@@ -41,7 +43,6 @@ HELD_OUT = 2
 DROP_SAMPLES = 1024
 """Samples that a `drop` takes where nobody said how many."""
 
-CURVE_SAMPLES = 64
 LEVELS = 7
 """Budgets that are tried where a target can only be measured."""
 
@@ -55,6 +56,9 @@ STAMP = 1500
 
 Test = Callable[[IntArray], tuple[bool, dict[str, Any]]]
 """Whether a target holds when these classes go, and what was measured."""
+
+Finish = Callable[[Decided], tuple[onnx.ModelProto, Repaired]]
+"""The model as it would leave when these classes go, and its repair."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,8 @@ class Wishes:
 class Met:
     """decided: what goes. reached: target -> what the plan comes to, in its own unit. short: targets that are not met.
     told: for the report. reachable: target -> the least that it could come to (None: nobody knows), deepest: what goes
-    then. tried: target that can only be measured -> the cuts of its search, in order."""
+    then. tried: target that can only be measured -> the cuts of its search, in order. repaired: the repair of this very
+    cut, where it was made on the way."""
 
     decided: Decided
     reached: dict[str, float]
@@ -85,6 +90,7 @@ class Met:
     reachable: Mapping[str, float | None]
     deepest: IntArray
     tried: Mapping[str, list[dict[str, Any]]]
+    repaired: Repaired | None = None
 
     def describe(self, target: Target) -> str:
         """What was reached, in the target's unit."""
@@ -159,39 +165,46 @@ def wishes_of(
 
 def meet(
     job: Opened,
-    scores: Mapping[int, FloatArray],
-    normalize: str,
-    barred: IntArray,
+    order: Ordered,
+    cuts: Sequence[Cuts] | None,
     wishes: Wishes,
-    finished: Callable[[Decided], onnx.ModelProto],
+    finished: Finish,
     judge: Samples,
-    given: Sequence[Curve] | None = None,
 ) -> Met:
-    """What goes so that all targets hold. finished(decided): the model as it would leave, repaired; asked for only
-    where a drop must be measured, on `judge`. given: curves of an earlier run."""
-    nothing = decide(job.trace, job.groups, scores, Cut(0.0), normalize, barred)
-    score = class_scores(nothing.trace.unit_class, nothing.trace.sources, scores, normalize)
-    barred_classes = nothing.trace.unit_class[barred]
-    groups = [replace(g, free=np.setdiff1d(g.free, barred_classes)) for g in nothing.groups]
-    most = [_most(nothing.trace, g, wishes) for g in groups]
-    found = list(given) if given is not None else _curves(job, nothing.trace, groups, score, wishes)
-    ways = _Ways(job, nothing, score, found, most, cost_model(nothing.trace), wishes, _axis_channels(nothing.trace))
+    """What goes so that all targets hold, each group in this order. cuts: what was measured of each group, needed
+    unless the allocation is uniform. finished: asked only where a drop must be measured, on `judge`."""
+    start, trace = order.start, order.start.trace
+    most = [_most(trace, g, wishes) for g in order.groups]
+    curves = _curves(order, cuts, wishes)
+    ways = _Ways(job, start, order.score, curves, most, cost_model(trace), wishes, _axis_channels(trace))
     counted = [t for t in wishes.targets if t.kind in ("macs", "params", "bytes")]
     measured = [t for t in wishes.targets if t.kind in ("latency", "drop")]
     told: dict[str, Any] = {}
     tried: dict[str, list[dict[str, Any]]] = {}
+    mended: dict[bytes, Repaired] = {}
     classes = _counted(ways, counted) if counted else None
     for target in measured:
         limits = classes if target.kind == "latency" or classes is None else None
-        test = _latency_test(ways, target) if target.kind == "latency" else _drop_test(ways, target, finished, judge)
+        if target.kind == "latency":
+            test = _latency_test(ways, target)
+        else:
+            test = _drop_test(ways, target, finished, judge, mended)
         searched, about = _searched(ways, target, _noted(ways, test, tried.setdefault(target.kind, [])), limits)
         told[target.kind] = about
         classes = searched if classes is None or target.kind == "latency" else _smaller(ways, classes, searched)
     assert classes is not None
-    decided = replace(nothing, classes=classes)
     reached, short = _reached(ways, classes, wishes.targets, told)
     deepest = _deepest(ways)
-    return Met(decided, reached, short, told, _reachable(ways, deepest, wishes.targets, tried), deepest, tried)
+    return Met(
+        decided=replace(start, classes=classes),
+        reached=reached,
+        short=short,
+        told=told,
+        reachable=_reachable(ways, deepest, wishes.targets, tried),
+        deepest=deepest,
+        tried=tried,
+        repaired=mended.get(classes.tobytes()),
+    )
 
 
 def _smaller(ways: _Ways, a: IntArray, b: IntArray) -> IntArray:
@@ -220,25 +233,17 @@ def _most(trace: Trace, group: Group, wishes: Wishes) -> int:
     return max(0, most)
 
 
-def _curves(job: Opened, trace: Trace, groups: Sequence[Group], score: FloatArray, wishes: Wishes) -> list[Curve]:
-    steps = [wishes.align.of(len(g.classes)) for g in groups]
+def _curves(order: Ordered, cuts: Sequence[Cuts] | None, wishes: Wishes) -> list[Curve]:
+    steps = [wishes.align.of(len(g.classes)) for g in order.groups]
     if wishes.allocate == "uniform":
-        return [_uniform(g, score, s) for g, s in zip(groups, steps, strict=True)]
-    started = time.perf_counter()
-    seen_by = readings(trace, job.samples, job.settings)
-    every = max(1, min(8, job.samples.count // CURVE_SAMPLES))
-    held = job.samples.take(np.arange(every - 1, job.samples.count, every)[:CURVE_SAMPLES])
-    report = job.settings.progress
-    found = curves(
-        trace, groups, score, seen_by, held, job.settings, steps, progress=lambda d, t: report("sensitivity", d, t)
-    )
-    job.timings["sensitivity"] = time.perf_counter() - started
-    return found
+        return [_uniform(g, order.score, s) for g, s in zip(order.groups, steps, strict=True)]
+    assert cuts is not None
+    return [curve(g, order.score, c, s) for g, c, s in zip(order.groups, cuts, steps, strict=True)]
 
 
 def _uniform(group: Group, score: FloatArray, step: int) -> Curve:
     """A curve whose slope per share of the group is the same everywhere: all groups lose the same share."""
-    order = group.free[np.lexsort((-group.free, score[group.free]))]
+    order = order_of(group, score)
     return Curve(order, np.zeros(len(order) + 1), len(group.classes), step)
 
 
@@ -409,15 +414,21 @@ def _noted(ways: _Ways, test: Test, tried: list[dict[str, Any]]) -> Test:
     return noting
 
 
-def _drop_test(ways: _Ways, target: Target, finished: Callable[[Decided], onnx.ModelProto], judge: Samples) -> Test:
+def _drop_test(ways: _Ways, target: Target, finished: Finish, judge: Samples, mended: dict[bytes, Repaired]) -> Test:
+    """mended: gets the repair of the latest cut that held, which is the one that a search ends with: one at a time,
+    since each is as large as the weights."""
     batch = batch_size(ways.job.trace.shapes, judge)
 
     def test(classes: IntArray) -> tuple[bool, dict[str, Any]]:
-        model = finished(replace(ways.decided, classes=classes))
+        model, repaired = finished(replace(ways.decided, classes=classes))
         found = difference(ways.job.loaded.model, model, judge, batch, ways.job.settings.runtime)
         if found is None:
             return False, {}
-        return found.bound <= target.value, found.to_json()
+        holds = found.bound <= target.value
+        if holds:
+            mended.clear()
+            mended[classes.tobytes()] = repaired
+        return holds, found.to_json()
 
     return test
 

@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .blending import blend
+from .calibrate.readers import Readings
 from .criteria.cache import cached, key_of, remember
 from .criteria.request import Criterion, Options
-from .criteria.scores import Layer, Scores, read_scores
+from .criteria.scores import Layer, Scores, read_scores, scores_from_json
 from .criteria.table import parsed
 from .errors import DataError, UsageError
 from .measuring import FloatArray, measured
@@ -36,15 +37,23 @@ def score(model: Any, *, criterion: str = "ocnna", **common: Unpack[Common]) -> 
     return scores_of(opened, criterion, opened.trace.free_sources(), others=True)
 
 
-def scores_of(opened: Opened, criterion: str, sources: Sequence[int], others: bool = False) -> Scores:
+def scores_of(
+    opened: Opened,
+    criterion: str,
+    sources: Sequence[int],
+    others: bool = False,
+    keep: list[Readings] | None = None,
+) -> Scores:
     """Scores of these sources. others: those of the rest, too, in a pass of their own (what is tapped together has a
-    say in rounding); layers whose output is not finite are left out there."""
+    say in rounding); layers whose output is not finite are left out there. keep: gets what was gathered of all readers,
+    where the criterion needed that."""
     trace, samples, settings = opened.trace, opened.samples, opened.settings
     name, rule, options = parsed(criterion)
     about = {**_about(opened), "criterion": criterion, "options": options, "others": others}
     key = key_of(about, samples if rule.images else None) if settings.cache else ""
-    found = cached(key) if key else None
+    found = cached(key, scores_from_json) if key else None
     if found is not None:
+        opened.reused.append("scores")
         return found
     rest = [k for k in range(len(trace.sources)) if k not in set(sources)] if others else []
     told = {**options, "seed": settings.seed, **({"samples": samples.count} if rule.images else {})}
@@ -52,13 +61,13 @@ def scores_of(opened: Opened, criterion: str, sources: Sequence[int], others: bo
         blended = blend(opened, options, sources, rest)
         made, told = blended.scores, {**told, **blended.told}
     else:
-        made = _scored(opened, sources, (rule, options))
+        made = _scored(opened, sources, (rule, options), keep)
         for k in rest:
             with contextlib.suppress(DataError, UsageError):
                 made.update(_scored(opened, (k,), (rule, options)))
     found = Scores(name, told, _layers(trace, made))
     if key:
-        remember(key, found)
+        remember(key, found.to_json())
     return found
 
 
@@ -69,7 +78,7 @@ def scores_together(opened: Opened, criteria: Sequence[str]) -> dict[str, Scores
     sources = trace.free_sources()
     rules = {c: parsed(c) for c in criteria}
     key = key_of({**_about(opened), "together": list(criteria)}, samples) if settings.cache else ""
-    known = {c: cached(f"{key}-{k}") if key else None for k, c in enumerate(criteria)}
+    known = {c: cached(f"{key}-{k}", scores_from_json) if key else None for k, c in enumerate(criteria)}
     found: dict[str, Scores | UsageError] = {c: s for c, s in known.items() if s is not None}
     if len(found) < len(criteria):  # all of them once more: what is tapped together has a say in rounding
         asked = [rules[c][1:] for c in criteria]
@@ -83,7 +92,7 @@ def scores_together(opened: Opened, criteria: Sequence[str]) -> dict[str, Scores
             scores = Scores(name, told, _layers(trace, dict(zip(sources, made, strict=True))))
             found[c] = scores
             if key:
-                remember(f"{key}-{k}", scores)
+                remember(f"{key}-{k}", scores.to_json())
     return {c: found[c] for c in criteria}
 
 
@@ -104,9 +113,14 @@ def _layers(trace: Trace, made: Mapping[int, FloatArray]) -> dict[str, Layer]:
     return {trace.graph.names[sources[k].node]: Layer(sources[k].tensor, made[k]) for k in sorted(made)}
 
 
-def _scored(opened: Opened, sources: Sequence[int], criterion: tuple[Criterion, Options]) -> dict[int, FloatArray]:
+def _scored(
+    opened: Opened,
+    sources: Sequence[int],
+    criterion: tuple[Criterion, Options],
+    keep: list[Readings] | None = None,
+) -> dict[int, FloatArray]:
     """Raises UsageError where the criterion does not apply."""
-    (found,) = measured(opened.trace, tuple(sources), [criterion], opened.samples, opened.settings)
+    (found,) = measured(opened.trace, tuple(sources), [criterion], opened.samples, opened.settings, keep)
     if isinstance(found, UsageError):
         raise found
     return dict(zip(sources, found, strict=True))

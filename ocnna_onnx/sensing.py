@@ -4,18 +4,17 @@ samples, and its outputs are compared with the original's (METHODS.md §5)."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from .calibrate.covariance import Covariance
-from .calibrate.readers import Reader, covariances, readers
+from .calibrate.readers import Readings, covariances, readers
 from .calibrate.stream import batch_size, stream
 from .data.samples import Samples
 from .model.graph import AnyArray
 from .model.light import Light, light
 from .plan.allocate import Curve, curve_of
+from .plan.sensitivities import Cuts, order_of
 from .repair.refit import refitted
 from .report.fidelity import squared_error
 from .settings import Settings
@@ -28,36 +27,35 @@ CUTS = (0.125, 0.3, 0.55, 0.8)
 """Shares of a group's classes at which its damage is measured."""
 
 
-@dataclass(frozen=True)
-class Readings:
-    """The layers that read channels, and the covariances of what they see."""
-
-    readers: Sequence[Reader]
-    covariances: Sequence[Covariance]
-
-
 def readings(trace: Trace, samples: Samples, settings: Settings) -> Readings:
     """One pass over the samples."""
     found = readers(trace)
     taps, gathered = covariances(found, samples.count, settings.seed)
-    stream(trace.graph, trace.shapes, taps, samples, settings.runtime, settings.memory)
+    stream(
+        trace.graph,
+        trace.shapes,
+        taps,
+        samples,
+        settings.runtime,
+        settings.memory,
+        lambda done, total: settings.progress("calibrate", done, total),
+    )
     return Readings(found, gathered)
 
 
-def curves(
+def damages(
     trace: Trace,
     groups: Sequence[Group],
     score: FloatArray,
     seen: Readings,
     held_out: Samples,
     settings: Settings,
-    steps: Sequence[int],
     distance: Callable[[Light], float] | None = None,
     cuts: Sequence[float] = CUTS,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> list[Curve]:
-    """One curve per group. score: per class; the lowest go first. steps: how many go at once, per group. distance: how
-    far a net's outputs are from where they should be; by default from the traced net's own."""
+) -> list[Cuts]:
+    """What each cut of every group does. score: per class; the lowest go first. cuts: shares of a group's classes.
+    distance: how far a net's outputs are from where they should be; by default from the traced net's own."""
     runtime = settings.runtime
     if distance is None:
         batch = batch_size(trace.shapes, held_out)
@@ -65,12 +63,12 @@ def curves(
     base = light(trace.graph.model)
     weights = {name: trace.graph.array(name) for name in trace.graph.initializers}
     start = distance(base)
-    found = []
-    for number, (group, step) in enumerate(zip(groups, steps, strict=True)):
+    found: list[Cuts] = []
+    for number, group in enumerate(groups):
         progress(number, len(groups))
-        order = group.free[np.lexsort((-group.free, score[group.free]))]
+        order = order_of(group, score)
         if not len(order):
-            found.append(Curve(order, np.zeros(1), len(group.classes), step))
+            found.append(())
             continue
         at = sorted({max(1, round(c * len(group.classes))) for c in cuts})
         at = [n for n in at if n < len(order)] or [max(1, len(order) - 1)]
@@ -80,10 +78,18 @@ def curves(
             changed = _changed(trace, seen, gone, weights)
             edited = Light(base.proto, {**base.weights, **{k: v for k, v in changed.items() if k in base.weights}})
             damage.append(max(0.0, distance(_with_small(edited, changed)) - start))
-        predicted = _shape(score, order)
-        found.append(curve_of(order, len(group.classes), at, damage, predicted, step))
+        found.append(tuple(zip(at, damage, strict=True)))
     progress(len(groups), len(groups))
     return found
+
+
+def curve(group: Group, score: FloatArray, cuts: Cuts, step: int) -> Curve:
+    """The curve of a group through what was measured of it. step: how many classes go at once."""
+    order = order_of(group, score)
+    if not len(order):
+        return Curve(order, np.zeros(1), len(group.classes), step)
+    at, damage = [n for n, _ in cuts], [d for _, d in cuts]
+    return curve_of(order, len(group.classes), at, damage, _shape(score, order), step)
 
 
 def _changed(

@@ -36,7 +36,7 @@ class Common(TypedDict, total=False):
     providers, threads: onnxruntime's. rtol: the proof's tolerance. strict_inputs: weights that are graph inputs too, so
     that the caller may feed others (IR version 4 on), are walls; else they are cut together with the input's shape.
     memory: what calibration may hold, in bytes or as `2GB`; by default a quarter of the machine. cache: whether scores
-    may come from an earlier run on the same model, samples and options. progress: see Progress.
+    and sensitivities may come from an earlier run on the same model, samples and options. progress: see Progress.
     """
 
     data: Any

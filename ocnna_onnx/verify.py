@@ -12,11 +12,12 @@ import onnx
 from .calibrate.stream import batch_size
 from .data.samples import probe_shapes, probe_values
 from .errors import DataError, ProofFailed
+from .finishing import proof_feeds
 from .model.light import Light
 from .model.load import load
 from .model.session import open_session
 from .model.stamp import KEY, read_stamp
-from .pipeline import is_strict, proof_feeds
+from .pipeline import is_strict
 from .plan.plan import Plan, plan_from_json, planned, read_plan
 from .prove.proof import Proof, prove
 from .report.evaluate import Agreement, evaluate

@@ -175,13 +175,19 @@ def test_scores_of_auto_are_refused_in_one_line(tmp_path: Path, text: str) -> No
     assert result.stderr.count("\n") == 1
 
 
-def test_auto_takes_neither_options_nor_scores(tmp_path: Path) -> None:
+def test_auto_takes_neither_options_nor_what_brings_scores(tmp_path: Path) -> None:
     source, scores = written(tmp_path, tiny()), tmp_path / "scores.json"
     done("score", source, "--criterion", "l2", "-o", scores)
     assert cli("prune", source, "--dry-run", "--criterion", "auto:x=1").exit_code == 2
     result = cli("prune", source, "--dry-run", "--criterion", "auto", "--scores", scores)
     assert result.exit_code == 2
     assert "scores are given" in result.stderr
+    measured = tmp_path / "sensitivities.json"
+    done("sensitivity", source, "--criterion", "l2", "-o", measured)
+    result = cli("prune", source, "--dry-run", "--criterion", "auto", "--sensitivities", measured)
+    assert result.exit_code == 2
+    assert "sensitivities are given" in result.stderr
+    assert result.stderr.count("\n") == 1
 
 
 def test_the_command_line_says_which_and_what_the_others_came_to(tmp_path: Path) -> None:

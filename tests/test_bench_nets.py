@@ -11,7 +11,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parent.parent / "tools"))
 
 import bench_nets
-from bench_nets import PREPARATIONS, Net, calibration, find_nets, judging
+from bench_nets import PREPARATIONS, Net, calibration, calibration_labels, find_nets, judging
 
 CLASSES = ("airplane", "truck")
 
@@ -87,3 +87,12 @@ def test_only_the_files_that_are_known(root: Path, monkeypatch: pytest.MonkeyPat
     path.write_bytes(b"other weights")
     with pytest.raises(ValueError, match="not the file"):
         find_nets(root)
+
+
+def test_labels_of_the_images_that_calibrate(root: Path, tmp_path: Path) -> None:
+    cifar, photographs = net(root, "cifar10", "A"), net(root, "imagenet", "D", background=1)
+    cache = tmp_path / "cache"
+    inputs, labels = calibration(cifar, 3, 8, cache), calibration_labels(cifar, 3, 8, cache)
+    assert [r // 10 for r in reds(inputs, "A")] == labels.tolist()
+    inputs, labels = calibration(photographs, 3, 4, cache), calibration_labels(photographs, 3, 4, cache)
+    assert [r + 1 for r in reds(inputs, "D")] == labels.tolist()

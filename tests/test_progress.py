@@ -25,6 +25,7 @@ STAGES = {"load", "trace", "calibrate", "sensitivity", "prove", "repair", "evalu
         ({"target": "drop=30%"}, {"drop"}),
         ({"target": "latency=80%", "best_effort": True}, {"latency"}),
         ({"target": "macs=60%", "criterion": "auto"}, {"choose"}),
+        ({"target": "macs=60%", "criterion": "l2"}, set()),  # the pass is that of the sensitivities
     ],
 )
 def test_every_stage_begins_and_ends(options: dict[str, Any], more: set[str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 from bench_nets import CACHE, Judging, Net, calibration, judging
+from bench_rows import Row, append, matching, read, short
+from zoo_table import table
 
 import ocnna_onnx
 from ocnna_onnx.errors import OcnnaError, ProofFailed
@@ -29,7 +30,6 @@ ALIVE = 0.2
 
 SPREAD = 0.02
 UNPRUNED = "(unpruned)"
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -54,21 +54,14 @@ def measure(nets: Iterable[Net], criteria: Sequence[str], setting: Setting, file
         calibrating = calibration(net, setting.seed, setting.images)
         judge = judging(net, setting.seed, setting.judge)
         for criterion in (UNPRUNED, *criteria):
-            known = [r for r in read(file) if r["net"] == net.name and r["criterion"] == criterion]
-            known = [r for r in known if setting.about().items() <= r.items()]
+            known = matching(read(file), {"net": net.name, "criterion": criterion, **setting.about()})
             done = {r["ratio"] for r in known}
             missing = [r for r in ((0.0,) if criterion == UNPRUNED else setting.ratios) if r not in done]
             made = []
             if missing:
                 made = list(_rows(net, criterion, missing, setting, calibrating, judge))
-                with file.open("a", encoding="utf-8") as stream:
-                    stream.writelines(json.dumps(row) + "\n" for row in made)
+                append(file, made)
             yield [*known, *made]
-
-
-def read(file: Path) -> list[Row]:
-    """All rows that were measured so far."""
-    return [json.loads(line) for line in file.read_text("utf-8").splitlines()] if file.exists() else []
 
 
 def _rows(
@@ -189,7 +182,7 @@ def tables(rows: Sequence[Row], ratios: Sequence[float], criteria: Sequence[str]
     nets = list(dict.fromkeys(r["net"] for r in rows))
     for ratio in ratios:
         yield f"### Ratio {ratio:g}\n"
-        lines = [["criterion", *(_short(n) for n in nets), "place"]]
+        lines = [["criterion", *(short(n) for n in nets), "place"]]
         lines.append([UNPRUNED, *(_cell(at.get((n, UNPRUNED, 0.0))) for n in nets), ""])
         uneven = [len(m := _all_left(rows, n, ratio, "macs")) > 0 and max(m) - min(m) > SPREAD for n in nets]
         even = [n for n, differs in zip(nets, uneven, strict=True) if not differs]
@@ -199,19 +192,15 @@ def tables(rows: Sequence[Row], ratios: Sequence[float], criteria: Sequence[str]
                 lines.append([name, *map(_cell, cells, uneven), _place(at, even, name, ratio, criteria)])
         for what in ("macs", "parameters"):
             lines.append([f"{what.replace('macs', 'MACs')} left", *(_left(rows, n, ratio, what) for n in nets), ""])
-        yield "\n".join("| " + " | ".join(cells) + " |" for cells in [lines[0], ["---"] * len(lines[0]), *lines[1:]])
+        yield table(lines[0], lines[1:])
         yield ""
     refused = {(r["criterion"], r["refused"]): None for r in rows if "refused" in r}
     for criterion, why in refused:
-        where = ", ".join(dict.fromkeys(_short(r["net"]) for r in rows if r.get("refused") == why))
+        where = ", ".join(dict.fromkeys(short(r["net"]) for r in rows if r.get("refused") == why))
         yield f"- n/a: `{criterion}` on {where}: {why}"
     for r in rows:
         if "unproven" in r:
-            yield f"- unproven: `{r['criterion']}` on {_short(r['net'])} at {r['ratio']:g}: {r['unproven']}"
-
-
-def _short(net: str) -> str:
-    return net.replace("cifar10_", "").replace("imagenet_", "")
+            yield f"- unproven: `{r['criterion']}` on {short(r['net'])} at {r['ratio']:g}: {r['unproven']}"
 
 
 def _all_left(rows: Sequence[Row], net: str, ratio: float, what: str) -> list[float]:

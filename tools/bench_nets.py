@@ -233,15 +233,42 @@ def find_nets(root: Path, pattern: str = "*") -> list[Net]:
     return found
 
 
+def described(nets: Sequence[Net]) -> list[dict[str, str]]:
+    """What a reader needs to find the same files: a row per net."""
+    return [
+        {
+            "net": net.name,
+            "images": net.images,
+            "preparation": net.preparation,
+            "top-1": f"{net.published:.2%}" if net.labelled else "–",
+            "source of the weights": net.source,
+            "sha256": f"`{net.sha256}`",
+        }
+        for net in nets
+    ]
+
+
 def calibration(net: Net, seed: int, count: int, cache: Path = CACHE) -> FloatArray:
     """So many images (at most) that may calibrate, drawn by the seed: CIFAR-10's training images, or the photographs
     that do not judge."""
+    pixels, _, rows = _calibrating(net, seed, count, cache)
+    return _prepared(net, pixels, rows, cache)
+
+
+def calibration_labels(net: Net, seed: int, count: int, cache: Path = CACHE) -> IntArray:
+    """Index of the right output for each of the images of `calibration`."""
+    _, labels, rows = _calibrating(net, seed, count, cache)
+    return labels[rows] + net.background
+
+
+def _calibrating(net: Net, seed: int, count: int, cache: Path) -> tuple[ByteArray, IntArray, IntArray]:
+    """All pixels and labels, and which of them are drawn."""
     root = net.path.parent.parent / "images"
     if net.images == "cifar10":
-        pixels, _ = _cifar(root / "cifar10" / "train", cache)
-        return _prepared(net, pixels, _drawn(len(pixels), seed)[:count], cache)
-    pixels, _ = _photographs(root / "imagenet", cache)
-    return _prepared(net, pixels, _drawn(len(pixels), seed)[:CALIBRATING_PHOTOGRAPHS][:count], cache)
+        pixels, labels = _cifar(root / "cifar10" / "train", cache)
+        return pixels, labels, _drawn(len(pixels), seed)[:count]
+    pixels, labels = _photographs(root / "imagenet", cache)
+    return pixels, labels, _drawn(len(pixels), seed)[:CALIBRATING_PHOTOGRAPHS][:count]
 
 
 def judging(net: Net, seed: int, count: int | None = None, cache: Path = CACHE) -> Judging:

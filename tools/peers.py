@@ -27,7 +27,7 @@ from zoo import TOOLS, wild
 from zoo_table import table
 
 MODELS = TOOLS.parent / "models"
-ONNXSIM, TORCH_PRUNING = "onnxsim==0.8.1", "torch-pruning==1.6.1"
+ONNXSIM, TORCH_PRUNING, ONNX2TORCH = "onnxsim==0.8.1", "torch-pruning==1.6.1", "onnx2torch==1.5.15"
 TORCHVISION = """
     resnet18 resnet50 vgg11_bn densenet121 mobilenet_v2 mobilenet_v3_small shufflenet_v2_x1_0 squeezenet1_1 googlenet
     inception_v3 resnext50_32x4d regnet_y_400mf efficientnet_b0 mnasnet0_5 convnext_tiny deeplabv3_mobilenet_v3_large
@@ -76,14 +76,15 @@ def nets(out: Path, exporter: str, folder: Path | None) -> Iterator[Net]:
 
 
 def install(env: Path) -> tuple[Path, Path]:
-    """(Python that has onnxsim, folder that has Torch-Pruning), made where they are not there yet."""
+    """(Python that has onnxsim, folder that has Torch-Pruning and onnx2torch), made where they are not there yet."""
     python, folder = env / "onnxsim" / "bin" / "python", env / "torch_pruning"
     if not python.exists():
         venv.create(env / "onnxsim", with_pip=True)
         subprocess.run([python, "-m", "pip", "install", "-q", ONNXSIM, "onnxruntime"], check=True)
-    if not folder.exists():
-        command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", folder, TORCH_PRUNING]
-        subprocess.run(command, check=True)
+    for package in (TORCH_PRUNING, ONNX2TORCH):
+        if not (folder / package.partition("==")[0].replace("-", "_")).exists():
+            command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", folder, package]
+            subprocess.run(command, check=True)
     return python, folder
 
 

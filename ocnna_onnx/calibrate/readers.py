@@ -43,6 +43,15 @@ class Reader:
         return int(self.units.shape[1])
 
 
+@dataclass(frozen=True)
+class Readings:
+    """All layers that read channels, and the covariance of what each of them sees: once the pass over the samples is
+    done."""
+
+    readers: Sequence[Reader]
+    covariances: Sequence[Covariance]
+
+
 def readers(trace: Trace) -> list[Reader]:
     """All of them, in the order of the nodes."""
     found = []

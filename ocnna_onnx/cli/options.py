@@ -108,7 +108,9 @@ def runtime_options(command: Command) -> Command:
 def calibration_options(command: Command) -> Command:
     """--criterion, --memory, --no-cache: how filters are scored."""
     for option in (
-        click.option("--no-cache", is_flag=True, help="Compute scores anew, and keep none for later runs."),
+        click.option(
+            "--no-cache", is_flag=True, help="Measure anew (scores, sensitivities), and keep nothing for later runs."
+        ),
         click.option(
             "--memory", metavar="SIZE", help="What calibration may hold, as 2GB.  [default: a quarter of the machine]"
         ),
@@ -120,6 +122,37 @@ def calibration_options(command: Command) -> Command:
             help="Score of a filter (higher stays): see `ocnna-onnx score --help`; or auto (prune alone): the one of "
             "several with which the cut and repaired net is closest to the original on held-out samples.",
         ),
+    ):
+        command = option(command)
+    return command
+
+
+def order_options(command: Command) -> Command:
+    """--scores, --normalize, --exclude, --exclude-op: which channels go first, and which stay."""
+    for option in (
+        click.option(
+            "--exclude-op",
+            "--op-types-to-exclude",
+            multiple=True,
+            metavar="TYPE",
+            help="Keep the channels of all nodes of this operator; may be repeated.",
+        ),
+        click.option(
+            "--exclude",
+            "--nodes-to-exclude",
+            multiple=True,
+            metavar="GLOB",
+            help="Keep the channels of nodes whose name matches ('re:' in front: a regular expression); may be "
+            "repeated.",
+        ),
+        click.option(
+            "--normalize",
+            default="mean",
+            show_default=True,
+            metavar="HOW",
+            help="What makes the layers of a group comparable: mean (divide by it), rank, lamp.",
+        ),
+        click.option("--scores", type=FILE, metavar="FILE", help="Start from a scores.json of `ocnna-onnx score`."),
     ):
         command = option(command)
     return command

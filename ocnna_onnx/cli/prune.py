@@ -15,6 +15,7 @@ from .options import (
     data_options,
     guarded,
     library_arguments,
+    order_options,
     parse_globs,
     repair_option,
     runtime_options,
@@ -28,13 +29,12 @@ from .progress import progress_bar
 @click.argument("model", metavar="IN", type=FILE)
 @click.argument("out", metavar="OUT", type=FILE, required=False)
 @calibration_options
-@click.option("--scores", type=FILE, metavar="FILE", help="Start from a scores.json of `ocnna-onnx score`.")
+@order_options
 @click.option(
-    "--normalize",
-    default="mean",
-    show_default=True,
-    metavar="HOW",
-    help="What makes the layers of a group comparable: mean (divide by it), rank, lamp.",
+    "--sensitivities",
+    type=FILE,
+    metavar="FILE",
+    help="Share out the target by what `ocnna-onnx sensitivity` wrote, with the scores in it, instead of measuring.",
 )
 @click.option(
     "--target",
@@ -49,20 +49,6 @@ from .progress import progress_bar
     type=float,
     metavar="K",
     help="OCNNA as published: in every group, what scores at or below the K-th percentile goes.",
-)
-@click.option(
-    "--exclude",
-    "--nodes-to-exclude",
-    multiple=True,
-    metavar="GLOB",
-    help="Keep the channels of nodes whose name matches ('re:' in front: a regular expression); may be repeated.",
-)
-@click.option(
-    "--exclude-op",
-    "--op-types-to-exclude",
-    multiple=True,
-    metavar="TYPE",
-    help="Keep the channels of all nodes of this operator; may be repeated.",
 )
 @click.option("--min-channels", type=int, default=1, show_default=True, metavar="N", help="Units every group keeps.")
 @click.option(
@@ -98,6 +84,7 @@ def prune_command(
     criterion: str,
     scores: Path | None,
     normalize: str,
+    sensitivities: Path | None,
     target: tuple[str, ...],
     ratio: float | None,
     percentile: float | None,
@@ -128,7 +115,15 @@ def prune_command(
     """
     if out is None and not dry_run:
         raise UsageError("OUT is missing: ocnna-onnx prune IN OUT (or --dry-run)")
-    check_targets(model, None if dry_run else out, overwrite, plan_out, report_out, plan=scores, data=shared["data"])
+    check_targets(
+        model,
+        None if dry_run else out,
+        overwrite,
+        plan_out,
+        report_out,
+        plan=scores or sensitivities,
+        data=shared["data"],
+    )
     from ..pipeline import prune
 
     with progress_bar(quiet) as progress:
@@ -138,6 +133,7 @@ def prune_command(
                 criterion=criterion,
                 scores=scores,
                 normalize=normalize,
+                sensitivities=sensitivities,
                 target=target or None,
                 ratio=ratio,
                 allocate=allocate,

@@ -1,4 +1,5 @@
-"""Scores that were computed before: by content of the model, the samples, the options, and of this package."""
+"""What was computed before (scores, sensitivities): by content of the model, the samples, the options, and of this
+package."""
 
 from __future__ import annotations
 
@@ -6,16 +7,17 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from ..data.samples import Samples
 from ..errors import OcnnaError
 from ..model.save import write_atomically
-from .scores import Scores, scores_from_json
+
+Found = TypeVar("Found")
 
 FOLDER = "OCNNA_ONNX_CACHE"
 """The environment variable that names the folder; by default it is `ocnna-onnx` in the user's cache folder."""
@@ -24,21 +26,21 @@ MOST = 256
 """Files that the folder may hold; the oldest go."""
 
 
-def cached(key: str) -> Scores | None:
-    """Scores of an earlier run, or None. A broken file counts as none."""
+def cached(key: str, read: Callable[[Any, str], Found]) -> Found | None:
+    """What an earlier run kept, or None. read(content, path): from JSON; what it refuses counts as none."""
     path = cache_folder() / f"{key}.json"
     try:
-        return scores_from_json(json.loads(path.read_text("utf-8")), str(path))
+        return read(json.loads(path.read_text("utf-8")), str(path))
     except (OSError, ValueError, OcnnaError):
         return None
 
 
-def remember(key: str, scores: Scores) -> None:
-    """Keep scores for later runs, where the folder can be written."""
+def remember(key: str, content: Mapping[str, Any]) -> None:
+    """Keep it (as JSON) for later runs, where the folder can be written."""
     folder = cache_folder()
     with contextlib.suppress(OSError, OcnnaError):
         folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(scores.to_json(), allow_nan=False)
+        text = json.dumps(dict(content), allow_nan=False)
         write_atomically(folder / f"{key}.json", lambda stream: stream.write(text.encode()))
         files = sorted(folder.glob("*.json"), key=lambda f: f.stat().st_mtime)
         for old in files[:-MOST]:
@@ -46,7 +48,7 @@ def remember(key: str, scores: Scores) -> None:
 
 
 def key_of(about: Mapping[str, Any], samples: Samples | None) -> str:
-    """A digest of everything that scores depend on. samples: None where they do not matter."""
+    """A digest of everything that a result depends on. samples: None where they do not matter."""
     import onnxruntime
 
     digest = hashlib.sha256(json.dumps(dict(about), sort_keys=True, default=str).encode())
@@ -55,10 +57,7 @@ def key_of(about: Mapping[str, Any], samples: Samples | None) -> str:
     for path in sorted(package.rglob("*.py")):  # a blend depends on how nets are pruned, too
         digest.update(path.read_bytes())
     if samples is not None:
-        for feed, valid in samples.batches(min(32, samples.count)):
-            for name in sorted(feed):
-                digest.update(f"{name}{feed[name].dtype}{feed[name].shape}{valid}".encode())
-                digest.update(np.ascontiguousarray(feed[name]).tobytes())
+        digest.update(samples.digest.encode())
     return digest.hexdigest()
 
 

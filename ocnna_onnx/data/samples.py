@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -42,6 +44,17 @@ class Samples:
     def count(self) -> int:
         """Number of samples."""
         return min((len(a) for a in self.arrays.values()), default=1)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of everything that a run gets to see (not of the labels), in hex. Reads all of it, once. Raises
+        DataError where samples turn out to be broken."""
+        found = hashlib.sha256()
+        for feed, valid in self.batches(min(32, self.count)):
+            for name in sorted(feed):
+                found.update(f"{name}{feed[name].dtype}{feed[name].shape}{valid}".encode())
+                found.update(np.ascontiguousarray(feed[name]).tobytes())
+        return found.hexdigest()
 
     def take(self, indices: IntArray) -> Samples:
         """A subset, in the order of `indices`. Nothing is read that is not in memory already."""

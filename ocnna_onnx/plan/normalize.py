@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..criteria.magnitude import lamp
+from ..errors import UsageError
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -23,6 +24,12 @@ def by_rank(scores: FloatArray) -> FloatArray:
     from scipy.stats import rankdata
 
     return np.asarray((rankdata(scores) - 1) / max(1, len(scores) - 1), np.float64)
+
+
+def check_normalization(name: str) -> None:
+    """Raises UsageError."""
+    if name not in NORMALIZATIONS:
+        raise UsageError(f"unknown normalization '{name}'; choose one of {', '.join(NORMALIZATIONS)}")
 
 
 NORMALIZATIONS: Mapping[str, Callable[[FloatArray], FloatArray]] = {"mean": by_mean, "rank": by_rank, "lamp": lamp}

@@ -95,6 +95,22 @@ def excluded(trace: Trace, patterns: Sequence[str], operators: Sequence[str] = (
     return np.unique(np.concatenate(found))
 
 
+def unscored(trace: Trace, scores: Mapping[int, FloatArray]) -> IntArray:
+    """Units that can go, and of which no layer has a score (a scores.json that names some layers only): they stay."""
+    seen = np.zeros(len(trace.free), bool)
+    for k in scores:
+        seen[trace.unit_class[trace.sources[k].units]] = True
+    units = np.arange(1, len(trace.unit_class))
+    return units[trace.free[trace.unit_class[units]] & ~seen[trace.unit_class[units]]]
+
+
+def patterns_of(option: str, given: Sequence[str]) -> tuple[str, ...]:
+    """The user's list of names, or one name. Raises UsageError."""
+    if not isinstance(given, Sequence) or any(not isinstance(p, str) for p in given):
+        raise UsageError(f"{option} {given!r} is no list of names")
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
 def matches(name: str, pattern: str) -> bool:
     """Whether a node name matches a glob, or a regular expression with `re:` in front (searched anywhere)."""
     if pattern.startswith("re:"):

@@ -26,10 +26,10 @@ SAME = 1e-3
 
 @dataclass(frozen=True)
 class Step:
-    """What will be asked for at once: tensors; node: the layer whose weights change then, None where none does."""
+    """What will be asked for at once: tensors; nodes: the layers whose weights change then."""
 
     tensors: tuple[str, ...]
-    node: int | None = None
+    nodes: tuple[int, ...] = ()
 
 
 @dataclass
@@ -76,9 +76,9 @@ class Frontier:
 
     def done(self) -> None:
         """The step at hand is over: forget what depends on its layer, and what no later step needs."""
-        node = self.steps[self.at].node
+        nodes = self.steps[self.at].nodes
         self.at += 1
-        stale = set() if node is None else self._descendants(self.graph.nodes[node].output)
+        stale = self._descendants(o for i in nodes for o in self.graph.nodes[i].output)
         for name in stale & self.held.keys():
             del self.held[name]
         needed = self._needed(self.held.keys())
@@ -131,7 +131,7 @@ class Frontier:
         """Which of the tensors at hand later steps start from. What depends on a layer that is still to change is no
         start."""
         later = self.steps[self.at :]
-        edited = (o for s in later if s.node is not None for o in self.graph.nodes[s.node].output)
+        edited = (o for s in later for i in s.nodes for o in self.graph.nodes[i].output)
         starts = set(at_hand) - self._descendants(edited)
         found: set[str] = set()
         seen: set[str] = set()

@@ -53,7 +53,7 @@ def find_layers(
     for i in graph.order:
         if i not in touched:
             continue
-        layer = _layer(trace, graph, shapes, constants, i)
+        layer = layer_at(trace, graph, shapes, constants, i)
         if isinstance(layer, Layer):
             found.append(layer)
         elif layer:
@@ -70,8 +70,8 @@ def notes_of(left: dict[str, list[str]]) -> list[str]:
     return found
 
 
-def _layer(trace: Trace, graph: Graph, shapes: Shapes, constants: Constants, index: int) -> Layer | str:
-    """'' for a node without weights."""
+def layer_at(trace: Trace, graph: Graph, shapes: Shapes, constants: Constants, index: int) -> Layer | str:
+    """The node as a layer, or why it is none that can be repaired; '' for a node without weights."""
     node = graph.nodes[index]
     if node.op_type in QUANTIZED:
         return "its weight is quantized"

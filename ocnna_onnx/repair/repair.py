@@ -22,6 +22,7 @@ from ..model.constants import Constants
 from ..model.graph import AnyArray, Graph
 from ..model.light import light
 from ..model.session import Runtime
+from ..model.shapes import Shapes
 from ..rewrite.rewrite import Rewritten
 from ..trace.types import Trace
 from .channelmap import Places, Residue, channel_rows, composed, is_too_large, places, start
@@ -31,6 +32,7 @@ from .layers import Layer, find_layers, notes_of, pruned_constants, pruned_shape
 from .rectified import Threshold, predicted, threshold
 from .residual import Residual, affine, residual
 from .solve import Fit, Pairs, fit, pilot
+from .together import Pair, front_of, refitted_together
 from .transposed import Stuffing, reversed_kernel, stored_kernel, stuffed, stuffing
 from .values import with_values
 
@@ -119,7 +121,7 @@ def _repaired(
     shapes = pruned_shapes(trace, rewritten, graph)
     constants = pruned_constants(trace, shapes, graph, runtime)
     layers, left = find_layers(trace, rewritten, graph, shapes, constants)
-    plans = [_Plan.of(trace, rewritten, graph, constants, layer) for layer in layers]
+    plans = [_Plan.of(trace, rewritten, graph, shapes, constants, layer) for layer in layers]
     batch = batch_size(trace.shapes, samples)
     student = frontier(small, samples, batch, runtime, memory // 2, [p.student for p in plans])
     teacher = frontier(trace.graph.model, samples, batch, runtime, memory // 2, [p.teacher for p in plans])
@@ -162,11 +164,20 @@ class _Plan:
     total: Residual | None
     places: Places | None
     source: str
+    front: Layer | None
     student: Step
     teacher: Step
 
     @classmethod
-    def of(cls, trace: Trace, rewritten: Rewritten, graph: Graph, constants: Constants, layer: Layer) -> _Plan:
+    def of(
+        cls,
+        trace: Trace,
+        rewritten: Rewritten,
+        graph: Graph,
+        shapes: Shapes,
+        constants: Constants,
+        layer: Layer,
+    ) -> _Plan:
         map_ = layer.map
         total = residual(graph, constants, map_)
         if total is not None and total.total not in trace.graph.producer:
@@ -176,8 +187,10 @@ class _Plan:
         at = places(rewritten.kept, map_, source) if is_too_large(map_, width) else None
         wanted = [map_.output] if total is None else [total.total, *([map_.output] if total.between else [])]
         theirs = Step((*wanted, *([source] if at is not None else [])))
-        ours = Step((map_.tensor, *([total.other] if total is not None else [])), layer.node)
-        return cls(layer, total, at, source, ours, theirs)
+        front = front_of(trace, graph, shapes, constants, layer) if at is None else None
+        more = [*([total.other] if total is not None else []), *([front.map.tensor] if front is not None else [])]
+        ours = Step((map_.tensor, *more), (layer.node, *([front.node] if front is not None else [])))
+        return cls(layer, total, at, source, front, ours, theirs)
 
 
 def _repair_layer(job: Job, plan: _Plan) -> str:
@@ -214,25 +227,54 @@ def _repair_layer(job: Job, plan: _Plan) -> str:
     if result.before <= EXACT * energy:
         return ""
     told = result
-    result = _rectified(job, layer, sight, offset, weight, old, result)
+    begins = threshold(job.student, sight.map) if job.method == "least-squares" and sight.view is None else None
+    if begins is not None and begins.stream is not None and len(begins.stream) < sight.count:
+        begins = None
+    result = _rectified(job, layer, sight, offset, weight, old, result, begins)
     reason = _accept(job, layer, sight.stored(result.weight, value), (result.bias - old).reshape(-1))
+    if not reason and plan.front is not None and job.method == "least-squares":
+        _together(job, plan, sight, begins)
     job.found.layers[job.graph.names[layer.node]] = _errors(told, energy, bool(reason))
     return reason
 
 
 def _rectified(
-    job: Job, layer: Layer, sight: _Sight, offset: FloatArray, weight: FloatArray, old: FloatArray, first: Fit
+    job: Job,
+    layer: Layer,
+    sight: _Sight,
+    offset: FloatArray,
+    weight: FloatArray,
+    old: FloatArray,
+    first: Fit,
+    begins: Threshold | None,
 ) -> Fit:
     """In front of a Relu once more, with targets that ask for nothing where it cuts off: one round takes most of what
     there is to gain."""
-    begins = threshold(job.student, sight.map) if job.method == "least-squares" and sight.view is None else None
-    if begins is None or first.ridge is None or (begins.stream is not None and len(begins.stream) < sight.count):
+    if begins is None or first.ridge is None:
         return first
     made = (first.weight, first.bias + offset)
     seen, held_out = _pairs(job.student, sight, offset, layer.slot is not None, (begins, made))
     with threadpool_limits(1, "blas"):
         second = fit(seen, held_out, weight, old)
     return second if second.ridge is not None else first
+
+
+def _together(job: Job, plan: _Plan, sight: _Sight, begins: Threshold | None) -> None:
+    """The layer and the one in front of it once more, as one problem."""
+    student, front, layer = job.student, plan.front, plan.layer
+    assert front is not None
+    if len(student.held[front.map.tensor]) != student.samples or sight.count != student.samples:
+        return  # rows that are no samples
+    scale = None
+    if plan.total is not None and plan.total.between:
+        size = job.constants.shape[layer.map.output][layer.map.out_axis]
+        scale = affine(job.graph, job.constants, job.found.values, plan.total, size)[0]
+    late = np.arange(sight.count) % HELD_OUT == HELD_OUT - 1
+    values = refitted_together(
+        student, job.constants, Pair(front, layer, sight.target, scale, begins, sight.count), late
+    )
+    for name, value in values.items():
+        student.weights[name] = job.found.values[name] = value
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ class Told:
 
 @dataclass(frozen=True)
 class Outcome:
-    """One finished run. timings: seconds per stage."""
+    """One finished run. timings: seconds per stage; reused: what was measured before it."""
 
     loaded: LoadedModel
     trace: Trace
@@ -57,6 +57,7 @@ class Outcome:
     timings: Mapping[str, float]
     told: Told
     repaired: Repaired = field(default_factory=Repaired)
+    reused: Sequence[str] = ()
 
     def to_json(self, version: str) -> dict[str, Any]:
         """The dictionary of report.json."""
@@ -129,6 +130,7 @@ class Outcome:
             "repaired": sorted(self.repaired.values),
             "layers_repaired": {n: {"before": a, "after": b} for n, (a, b) in layers.items()},
             "warnings": self.warnings(),
+            "reused": list(self.reused),
             "timings": {k: round(v, 4) for k, v in self.timings.items()},
         }
 

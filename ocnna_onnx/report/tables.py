@@ -64,6 +64,8 @@ def print_result(report: dict[str, Any], out: str | None, verbose: int) -> None:
         f"({obtained['units']} in all)",
         markup=False,
     )
+    if report["reused"]:
+        console.print(f"measured before, not in this run: {', '.join(report['reused'])}", markup=False)
     if obtained["removed"] == 0:
         console.print(
             "note: nothing was removed (the request rounds to nothing, or all is excluded); the file is unchanged",

@@ -1,0 +1,166 @@
+"""A layer and the one in front of it as one problem: which pairs there are, and on which samples they are refitted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+import numpy.typing as npt
+from threadpoolctl import threadpool_limits
+
+from ..calibrate.linear import features, matrix, out_positions, outputs, stored_weight
+from ..calibrate.stream import workers
+from ..model.constants import Constants
+from ..model.graph import AnyArray, Graph
+from ..model.shapes import Shapes
+from ..trace.types import Trace
+from .bends import MOST, bends_behind
+from .frontier import Frontier
+from .layers import Layer, layer_at
+from .rectified import FLAT, Threshold
+from .tandem import Rows, Setting, Tandem, improved
+from .windows import Windows
+
+HELD = 1 << 24
+"""Numbers of the larger of both feature matrices that are held at once; samples beyond are left out."""
+
+LEAST = 16
+"""Samples below which nothing is refitted in pairs."""
+
+KINDS = frozenset("Relu LeakyRelu Clip BatchNormalization Identity".split())
+
+
+def front_of(trace: Trace, graph: Graph, shapes: Shapes, constants: Constants, layer: Layer) -> Layer | None:
+    """The Conv whose outputs this Conv alone reads, with nothing but `bends` in between."""
+    map_ = layer.map
+    if map_.stored != "conv" or map_.groups != 1:
+        return None
+    name = map_.tensor
+    for _ in range(MOST + 1):
+        index = graph.producer.get(name)
+        if index is None or name in graph.outputs or len(graph.consumers.get(name, ())) != 1:
+            return None
+        node = graph.nodes[index]
+        if node.op_type == "Conv":
+            found = layer_at(trace, graph, shapes, constants, index)
+            if isinstance(found, Layer) and found.map.groups == 1 and found.map.stored == "conv":
+                return found
+            return None
+        if node.op_type not in KINDS:
+            return None
+        name = node.input[0]
+    return None
+
+
+@dataclass(frozen=True)
+class Pair:
+    """front: the layer in front. target: of the second layer, of a slice of samples. scale: what becomes of each of its
+    outputs in the sum behind it, or None. begins: the Relu behind it, or None."""
+
+    front: Layer
+    layer: Layer
+    target: Callable[[slice], AnyArray]
+    scale: AnyArray | None
+    begins: Threshold | None
+    count: int
+
+
+def refitted_together(
+    student: Frontier, constants: Constants, pair: Pair, late: npt.NDArray[np.bool_]
+) -> dict[str, AnyArray]:
+    """New values by name; none where held-out samples (`late`, bool [count]) see no gain."""
+    front, layer = pair.front, pair.layer
+    bends = bends_behind(student, constants, front.map.output, layer.map.tensor)
+    chosen = _chosen(student, pair, late)
+    if bends is None or chosen is None:
+        return {}
+    start, biases = _start(student, pair)
+    outputs_ = start.second.shape[1]
+    scale = pair.scale if pair.begins is None else pair.begins.scale
+    weight = np.ones(outputs_, np.float32) if scale is None else np.abs(np.asarray(scale, np.float32).reshape(-1))
+    rising = np.ones(outputs_, bool) if pair.begins is None else pair.begins.scale > 0
+    with threadpool_limits(workers(student.runtime), "blas"):
+        seen, held_out = (_rows(student, pair, part) for part in chosen)
+        if not (np.isfinite(seen.x).all() and np.isfinite(seen.target).all()):
+            return {}
+        found, before, after = improved(start, seen, held_out, Setting(bends, weight, rising, biases))
+    return _values(student, pair, start, found) if after < before else {}
+
+
+def _chosen(student: Frontier, pair: Pair, late: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.int64], ...] | None:
+    """Numbers of samples to fit on and to judge by."""
+    shape = student.held[pair.front.map.tensor].shape
+    middle = (1, 0, *out_positions(pair.front.map, shape))
+    a = prod(middle[2:]) * (shape[1] * pair.front.map.taps + 1)
+    b = prod(out_positions(pair.layer.map, middle)) * (
+        student.weights[pair.layer.weight.name].shape[1] * pair.layer.map.taps + 1
+    )
+    most = HELD // max(a, b)
+    numbers = np.arange(pair.count)
+    fit, judge = numbers[~late], numbers[late]
+    if min(most, len(fit)) < LEAST or not len(judge):
+        return None
+    return _spread(fit, most), _spread(judge, max(LEAST, most // 4))
+
+
+def _spread(numbers: npt.NDArray[np.int64], most: int) -> npt.NDArray[np.int64]:
+    return numbers if len(numbers) <= most else numbers[np.linspace(0, len(numbers) - 1, most).astype(np.int64)]
+
+
+def _start(student: Frontier, pair: Pair) -> tuple[Tandem, tuple[bool, bool]]:
+    parts = []
+    for layer in (pair.front, pair.layer):
+        value = layer.weight.turned(student.weights[layer.weight.name])
+        weight = matrix(layer.map, value)[0]
+        bias = np.zeros(weight.shape[1]) + layer.offset
+        if layer.slot is not None:
+            bias = bias + layer.slot.bias(student.weights[layer.slot.name]).reshape(-1)
+        parts.append((weight, bias))
+    (w1, b1), (w2, b2) = parts
+    channels = len(w2) // pair.layer.map.taps
+    turned = w2.reshape(channels, -1, w2.shape[1]).transpose(1, 0, 2).reshape(w2.shape)  # (tap, channel)
+    made = [np.concatenate([w, b[None]]).astype(np.float32) for w, b in ((w1, b1), (turned, b2))]
+    return Tandem(*made), (pair.front.slot is not None, pair.layer.slot is not None)
+
+
+def _rows(student: Frontier, pair: Pair, numbers: npt.NDArray[np.int64]) -> Rows:
+    front, layer, begins = pair.front.map, pair.layer.map, pair.begins
+    x = np.asarray(student.held[front.tensor][numbers], np.float32)
+    seen = features(front, x)[0]
+    seen = np.concatenate([seen, np.ones((len(seen), 1), np.float32)], axis=1)
+    middle = (len(x), 1, *out_positions(front, x.shape))
+    wanted = np.concatenate([pair.target(slice(n, n + 1)) for n in numbers])
+    target = np.ascontiguousarray(outputs(layer, wanted)[0], np.float32)
+    windows = Windows.of(layer, middle)
+    if begins is None:
+        return Rows(seen, target, None, None, windows)
+    added = begins.shift.reshape(1, -1)
+    if begins.stream is not None:
+        added = added + outputs(layer, np.asarray(begins.stream[numbers], np.float32))[0]
+    usable = np.abs(begins.scale) > FLAT
+    starts = np.asarray(-added / np.where(usable, begins.scale, 1), np.float32)
+    starts = np.broadcast_to(starts, target.shape)
+    return Rows(seen, target, starts, (begins.scale * target + added < 0) & usable, windows)
+
+
+def _values(student: Frontier, pair: Pair, start: Tandem, found: Tandem) -> dict[str, AnyArray]:
+    values: dict[str, AnyArray] = {}
+    taps = pair.layer.map.taps
+    for layer, old, new, k in (
+        (pair.front, start.first, found.first, 1),
+        (pair.layer, start.second, found.second, taps),
+    ):
+        weight = new[:-1].astype(np.float64)
+        lying = weight.reshape(k, -1, weight.shape[1]).transpose(1, 0, 2).reshape(1, *weight.shape)
+        name = layer.weight.name
+        like = layer.weight.turned(student.weights[name])
+        values[name] = np.ascontiguousarray(layer.weight.turned(stored_weight(layer.map, lying, like)))
+        if layer.slot is not None:
+            shift = (new[-1] - old[-1]).astype(np.float64)
+            values[layer.slot.name] = layer.slot.moved(student.weights[layer.slot.name], shift)
+    return values if all(np.isfinite(v).all() for v in values.values()) else {}
+
+
+__all__: Sequence[str] = ["Pair", "front_of", "refitted_together"]
