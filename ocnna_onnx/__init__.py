@@ -27,7 +27,7 @@ _PUBLIC = {  # name -> module; loaded when first used, so that importing the pac
     "calibration_reader": "data.reader",
     "CalibrationReader": "data.reader",
     "ImageOptions": "data.imageoptions",
-    "Result": "pipeline",
+    "Result": "finishing",
     "CheckResult": "verify",
     "Plan": "plan.plan",
     "read_plan": "plan.plan",
@@ -47,8 +47,9 @@ if TYPE_CHECKING:
     from .data.imageoptions import ImageOptions
     from .data.reader import CalibrationReader, calibration_reader
     from .errors import DataError, ModelError, NothingFree, OcnnaError, ProofFailed, ShapeNeeded, UsageError
+    from .finishing import Result
     from .gauging import sensitivity
-    from .pipeline import Result, apply, inspect, prune
+    from .pipeline import apply, inspect, prune
     from .plan.plan import Plan, read_plan
     from .plan.sensitivities import Sensitivities, Sensitivity, read_sensitivities
     from .report.inspection import Inspection

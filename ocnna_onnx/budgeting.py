@@ -22,9 +22,9 @@ from .opened import Opened
 from .plan.align import Alignment, aligned
 from .plan.allocate import Curve, allocate
 from .plan.costs import CostModel, cost_model
-from .plan.decide import Decided, decide
-from .plan.select import Cut, class_scores, matches, spare_emptied
-from .plan.sensitivities import Sensitivities, order_of
+from .plan.decide import Decided, Ordered
+from .plan.select import matches, spare_emptied
+from .plan.sensitivities import Cuts, order_of
 from .plan.targets import Target
 from .repair.repair import Repaired
 from .report.bound import paired_bound
@@ -85,12 +85,17 @@ class Wishes:
 @dataclass(frozen=True)
 class Met:
     """decided: what goes. reached: target -> what the plan comes to, in its own unit. short: targets that are not met.
-    told: for the report. repaired: the repair of this very cut, where it was made on the way."""
+    told: for the report. reachable: target -> the least that it could come to (None: nobody knows), deepest: what goes
+    then. tried: target that can only be measured -> the cuts of its search, in order. repaired: the repair of this very
+    cut, where it was made on the way."""
 
     decided: Decided
     reached: dict[str, float]
     short: tuple[Target, ...]
     told: dict[str, Any]
+    reachable: Mapping[str, float | None]
+    deepest: IntArray
+    tried: Mapping[str, list[dict[str, Any]]]
     repaired: Repaired | None = None
 
     def describe(self, target: Target) -> str:
@@ -101,11 +106,12 @@ class Met:
         return f"{target.kind} {value * 1e3:.2f} ms" if target.kind == "latency" else f"{target.kind} {value:,.0f}"
 
     def to_json(self, targets: Sequence[Target]) -> list[dict[str, Any]]:
-        """One row per target: asked, reached, whether it is met, and what was measured for it."""
+        """One row per target: asked, reachable, reached, whether it is met, and what was measured for it."""
         return [
             {
                 "asked": t.text,
                 "kind": t.kind,
+                "reachable": self.reachable[t.kind],
                 "reached": self.reached[t.kind],
                 "met": t not in self.short,
                 **({"measured": self.told[t.kind]} if t.kind in self.told else {}),
@@ -165,26 +171,22 @@ def wishes_of(
 
 def meet(
     job: Opened,
-    scores: Mapping[int, FloatArray],
-    normalize: str,
-    barred: IntArray,
+    order: Ordered,
+    cuts: Sequence[Cuts] | None,
     wishes: Wishes,
     finished: Finish,
     judge: Samples,
-    known: Sensitivities | None = None,
 ) -> Met:
-    """What goes so that all targets hold. finished: asked only where a drop must be measured, on `judge`. known: needed
-    unless the allocation is uniform. Raises DataError where they do not fit."""
-    nothing = decide(job.trace, job.groups, scores, Cut(0.0), normalize, barred)
-    score = class_scores(nothing.trace.unit_class, nothing.trace.sources, scores, normalize)
-    barred_classes = nothing.trace.unit_class[barred]
-    groups = [replace(g, free=np.setdiff1d(g.free, barred_classes)) for g in nothing.groups]
-    most = [_most(nothing.trace, g, wishes) for g in groups]
-    found = _curves(nothing.trace, groups, score, wishes, known)
-    ways = _Ways(job, nothing, score, found, most, cost_model(nothing.trace), wishes, _axis_channels(nothing.trace))
+    """What goes so that all targets hold, each group in this order. cuts: what was measured of each group, needed
+    unless the allocation is uniform. finished: asked only where a drop must be measured, on `judge`."""
+    start, trace = order.start, order.start.trace
+    most = [_most(trace, g, wishes) for g in order.groups]
+    curves = _curves(order, cuts, wishes)
+    ways = _Ways(job, start, order.score, curves, most, cost_model(trace), wishes, _axis_channels(trace))
     counted = [t for t in wishes.targets if t.kind in ("macs", "params", "bytes")]
     measured = [t for t in wishes.targets if t.kind in ("latency", "drop")]
     told: dict[str, Any] = {}
+    tried: dict[str, list[dict[str, Any]]] = {}
     mended: dict[bytes, Repaired] = {}
     classes = _counted(ways, counted) if counted else None
     for target in measured:
@@ -193,13 +195,22 @@ def meet(
             test = _latency_test(ways, target)
         else:
             test = _drop_test(ways, target, finished, judge, mended)
-        searched, about = _searched(ways, target, test, limits)
+        searched, about = _searched(ways, target, _noted(ways, test, tried.setdefault(target.kind, [])), limits)
         told[target.kind] = about
         classes = searched if classes is None or target.kind == "latency" else _smaller(ways, classes, searched)
     assert classes is not None
-    decided = replace(nothing, classes=classes)
     reached, short = _reached(ways, classes, wishes.targets, told)
-    return Met(decided, reached, short, told, mended.get(classes.tobytes()))
+    deepest = _deepest(ways)
+    return Met(
+        decided=replace(start, classes=classes),
+        reached=reached,
+        short=short,
+        told=told,
+        reachable=_reachable(ways, deepest, wishes.targets, tried),
+        deepest=deepest,
+        tried=tried,
+        repaired=mended.get(classes.tobytes()),
+    )
 
 
 def _smaller(ways: _Ways, a: IntArray, b: IntArray) -> IntArray:
@@ -228,18 +239,15 @@ def _most(trace: Trace, group: Group, wishes: Wishes) -> int:
     return max(0, most)
 
 
-def _curves(
-    trace: Trace, groups: Sequence[Group], score: FloatArray, wishes: Wishes, known: Sensitivities | None
-) -> list[Curve]:
-    steps = [wishes.align.of(len(g.classes)) for g in groups]
-    if known is None:
-        assert wishes.allocate == "uniform"
-        return [_uniform(g, score, s) for g, s in zip(groups, steps, strict=True)]
-    cuts = known.cuts_of(trace, groups, score)
-    made = [curve(g, score, c, s) for g, c, s in zip(groups, cuts, steps, strict=True)]
+def _curves(order: Ordered, cuts: Sequence[Cuts] | None, wishes: Wishes) -> list[Curve]:
+    steps = [wishes.align.of(len(g.classes)) for g in order.groups]
+    if wishes.allocate == "uniform":
+        return [_uniform(g, order.score, s) for g, s in zip(order.groups, steps, strict=True)]
+    assert cuts is not None
+    made = [curve(g, order.score, c, s) for g, c, s in zip(order.groups, cuts, steps, strict=True)]
     if not wishes.mended:
         return made
-    behind = _behind(trace, groups)
+    behind = _behind(order.start.trace, order.groups)
     return [replace(c, damage=c.damage * FADING**share) for c, share in zip(made, behind, strict=True)]
 
 
@@ -265,15 +273,26 @@ def _level(ways: _Ways, cost: Callable[[BoolArray], float], budget: float) -> In
             taken = _equal_shares(ways, cost, asked)
         else:
             taken = allocate(ways.curves, ways.most, cost, len(trace.free), asked)
-        together = list(trace.axis_classes().values())
-        chosen = [c.order[:n] for c, n in zip(ways.curves, taken, strict=True)]
-        removed = np.sort(np.concatenate([np.zeros(0, np.int64), *chosen]))
-        classes = aligned(spare_emptied(removed, together, ways.score), ways.axes, ways.score, wishes.align)
+        classes = _dense(ways, taken)
         over = cost(_gone(trace, classes)) - budget
         if over <= 0 or asked <= 0:
             break
         asked -= max(over, 1e-4 * budget)
     return classes
+
+
+def _dense(ways: _Ways, taken: Sequence[int]) -> IntArray:
+    """The classes that go when each group loses so many, but those that must stay: where a tensor would be empty, or a
+    channel count would not be aligned."""
+    together = list(ways.trace.axis_classes().values())
+    chosen = [c.order[:n] for c, n in zip(ways.curves, taken, strict=True)]
+    removed = np.sort(np.concatenate([np.zeros(0, np.int64), *chosen]))
+    return aligned(spare_emptied(removed, together, ways.score), ways.axes, ways.score, ways.wishes.align)
+
+
+def _deepest(ways: _Ways) -> IntArray:
+    """The classes that go when every group loses all that it may."""
+    return _dense(ways, ways.most)
 
 
 def _equal_shares(ways: _Ways, cost: Callable[[BoolArray], float], budget: float) -> list[int]:
@@ -398,6 +417,19 @@ def _searched(ways: _Ways, target: Target, test: Test, start: IntArray | None) -
     return nothing, last[1] if last is not None else {}
 
 
+def _noted(ways: _Ways, test: Test, tried: list[dict[str, Any]]) -> Test:
+    """The same test, which also writes down every cut that it is asked about."""
+    total = _original(ways, "macs")
+
+    def noting(classes: IntArray) -> tuple[bool, dict[str, Any]]:
+        holds, about = test(classes)
+        left = ways.costs.macs_left(_gone(ways.trace, classes)) / total
+        tried.append({"macs_ratio": left, "removed": len(classes), "holds": holds, **about})
+        return holds, about
+
+    return noting
+
+
 def _drop_test(ways: _Ways, target: Target, finished: Finish, judge: Samples, mended: dict[bytes, Repaired]) -> Test:
     """mended: gets the repair of the latest cut that held, which is the one that a search ends with: one at a time,
     since each is as large as the weights."""
@@ -462,16 +494,39 @@ def latencies(job: Opened, small: onnx.ModelProto | Light) -> tuple[float, float
     return float(np.median(seconds[0])), float(np.median(seconds[1]))
 
 
+def _reachable(
+    ways: _Ways, deepest: IntArray, targets: Sequence[Target], tried: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> dict[str, float | None]:
+    """What each target comes to, in its own unit, when all goes that may; of a latency the least that was measured on
+    the way, of a drop the least that so many samples can show."""
+    found: dict[str, float | None] = {}
+    for target in targets:
+        seen = tried.get(target.kind, ())
+        if target.kind == "latency":
+            found[target.kind] = min(
+                (row["after_ms"] / (row["before_ms"] if target.relative else 1e3) for row in seen), default=None
+            )
+        elif target.kind == "drop":
+            found[target.kind] = min((row["floor"] for row in seen if "floor" in row), default=None)
+        else:
+            value = _counted_value(ways, deepest, target.kind)
+            found[target.kind] = value / _original(ways, target.kind) if target.relative else value
+    return found
+
+
+def _counted_value(ways: _Ways, classes: IntArray, kind: str) -> float:
+    return _weighed(ways, classes) if kind == "bytes" else _cost_of(ways, kind)(_gone(ways.trace, classes))
+
+
 def _reached(
     ways: _Ways, classes: IntArray, targets: Sequence[Target], told: Mapping[str, Any]
 ) -> tuple[dict[str, float], tuple[Target, ...]]:
-    gone = _gone(ways.trace, classes)
     reached: dict[str, float] = {}
     short = []
     for target in targets:
         if target.kind in ("macs", "params", "bytes"):
             original = _original(ways, target.kind)
-            value = _weighed(ways, classes) if target.kind == "bytes" else _cost_of(ways, target.kind)(gone)
+            value = _counted_value(ways, classes, target.kind)
             reached[target.kind] = value / original if target.relative else value
             holds = value <= target.limit(original) * (1 + 1e-9)
         elif target.kind == "latency":

@@ -18,9 +18,9 @@ from .criteria.table import parsed
 from .errors import DataError, UsageError
 from .opened import Opened, open_model, require_free
 from .plan.costs import cost_model
-from .plan.decide import decide
+from .plan.decide import ordered
 from .plan.normalize import check_normalization
-from .plan.select import Cut, class_scores, excluded, patterns_of, unscored
+from .plan.select import excluded, patterns_of, unscored
 from .plan.sensitivities import (
     Sensitivities,
     Sensitivity,
@@ -139,10 +139,8 @@ def given_sensitivities(given: Any, criterion: str, normalize: str) -> Sensitivi
 
 def _measured(job: Opened, known: Scores, normalize: str, barred: IntArray, seen: Readings) -> Sensitivities:
     samples, report = job.samples, job.settings.progress
-    nothing = decide(job.trace, job.groups, known.by_source(job.trace), Cut(0.0), normalize, barred)
-    trace = nothing.trace
-    score = class_scores(trace.unit_class, trace.sources, known.by_source(trace), normalize)
-    groups = [replace(g, free=np.setdiff1d(g.free, trace.unit_class[barred])) for g in nothing.groups]
+    order = ordered(job.trace, job.groups, known.by_source(job.trace), normalize, barred)
+    trace, groups, score = order.start.trace, order.groups, order.score
     every = max(1, min(8, samples.count // SAMPLES))
     held = samples.take(np.arange(every - 1, samples.count, every)[:SAMPLES])
     found = damages(trace, groups, score, seen, held, job.settings, progress=lambda d, t: report("sensitivity", d, t))

@@ -35,16 +35,21 @@ class Opened:
 def open_model(model: Any, settings: Settings) -> Opened:
     """Load the model, see that onnxruntime opens it, open the data, trace at the data's shapes."""
     timings: dict[str, float] = {}
+    settings.progress("load", 0, 2)
     started = time.perf_counter()
     loaded = load(model, settings.base_folder)
     with open_session(loaded.model, settings.runtime):
         pass
     timings["load"] = time.perf_counter() - started
+    settings.progress("load", 1, 2)
     samples = samples_for(loaded, settings)
+    settings.progress("load", 2, 2)
+    settings.progress("trace", 0, 1)
     started = time.perf_counter()
     given, values = probe_shapes(samples, settings.input_shapes), probe_values(samples)
     traced = trace_model(loaded.model, given, settings.runtime, values, settings.strict_inputs)
     timings["trace"] = time.perf_counter() - started
+    settings.progress("trace", 1, 1)
     return Opened(settings, loaded, traced, find_groups(traced), samples, timings)
 
 

@@ -4,85 +4,48 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
-from itertools import chain
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx
 
-from . import __version__
-from .budgeting import DROP_SAMPLES, Met, can_show, fitting, judging, meet, wishes_of
+from .asking import asked_for, within_sight
+from .auto import Chosen, choose_criterion, is_auto
+from .budgeting import DROP_SAMPLES, Met, fitting, judging, meet, wishes_of
 from .calibrate.readers import Readings
-from .calibrate.stream import batch_size
 from .criteria.scores import Scores
 from .criteria.table import parsed
-from .data.samples import Samples, probe_shapes, probe_values
-from .errors import DataError, ProofFailed, TargetMissed, UsageError
+from .data.samples import probe_shapes, probe_values
+from .errors import DataError, TargetMissed, UsageError
+from .finishing import Result, carry_out, finished
 from .gauging import given_sensitivities, sensitivities_of
-from .mending import check_method, repaired
-from .model.light import light
+from .mending import check_method
 from .model.load import load
-from .model.save import save
-from .model.stamp import add_stamp
 from .opened import Opened, open_model, require_free
-from .plan.decide import Decided, decide
+from .plan.decide import decide, ordered
 from .plan.normalize import check_normalization
 from .plan.plan import Plan, planned, removed_channels
 from .plan.select import Cut, excluded, patterns_of, unscored
 from .plan.sensitivities import Sensitivities
-from .plan.targets import parse_targets
-from .prove.inputs import Feed, random_feeds, sample_feed
-from .prove.proof import prove
 from .repair.repair import Repaired
-from .repair.values import with_values
-from .report.evaluate import evaluate
 from .report.inspection import Inspection, inspection, wall_infos
-from .report.outcome import Outcome
-from .rewrite.only import only_values
-from .rewrite.rewrite import rewrite
+from .report.outcome import Told
+from .report.reach import reach
+from .report.savings import Savings
 from .scoring import given_scores, scores_of
 from .settings import samples_for, settings_of
 from .trace.groups import find_groups
-from .trace.labels import BoolArray
 from .trace.tracer import trace as trace_model
-from .trace.types import Trace
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from .settings import Common
 
-DEFAULT_TARGET, BLIND_TARGET = "drop=1%", "macs=90%"
-"""With data, and without: then nothing about the user's samples can be measured."""
-
 STRICT = "strict_inputs"
 """The plan's option that says that overridable inputs stay as they are."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """A pruned model with its plan and report (the dictionary of report.json)."""
-
-    model: onnx.ModelProto
-    plan: Plan
-    report: dict[str, Any]
-    external: bool = False
-    sources: tuple[Path, ...] = ()
-
-    def save(self, path: str | os.PathLike[str], overwrite: bool = False) -> int:
-        """Write the model, whole or not at all; external data as the input had it. Returns the bytes written.
-
-        Raises UsageError where `path` is the file that was pruned (unless `overwrite`), or holds its weights.
-        """
-        target = Path(path)
-        for k, source in enumerate(self.sources):
-            if target.exists() and source.exists() and target.samefile(source) and (k or not overwrite):
-                raise UsageError(f"{target}: is the model that was pruned, or holds its weights; choose another path")
-        return save(self.model, target, self.external)
 
 
 def inspect(model: Any, **common: Unpack[Common]) -> Inspection:
@@ -130,7 +93,8 @@ def prune(
     are repaired, so that its layers come as near to the original's as they can.
 
     model: a path, bytes, a ModelProto or an object with `.model_proto`; never modified. criterion: how filters are
-    scored (`ocnna`, `ocnna:variance=1`, `obs`, …: `ocnna_onnx.criteria.table`). One of these says how much goes:
+    scored (`ocnna`, `ocnna:variance=1`, `obs`, …: `ocnna_onnx.criteria.table`), or `auto`: the one of several that does
+    best on held-out samples (`ocnna_onnx.auto`). One of these says how much goes:
     target: `macs=50%`, `params=…`, `bytes=5MB`, `latency=70%` (measured here), `drop=1%` (percentage points, judged on
     samples that are held out), several: the tightest holds. ratio: floor(ratio · units) of every group. percentile:
     OCNNA as published, all units at or below that percentile of their group's scores. With none of them, `drop=1%` of
@@ -147,34 +111,20 @@ def prune(
     Raises UsageError (options), ModelError (the model), DataError (the data), NothingFree (no unit can go),
     TargetMissed (a target is out of reach), ProofFailed (the proof refused the result).
     """
-    parsed(criterion)
-    _check_cut(ratio, percentile, min_channels)
+    automatic = is_auto(criterion, scores, sensitivities)
+    if not automatic:
+        parsed(criterion)
     exclude, exclude_op = patterns_of("exclude", exclude), patterns_of("exclude_op", exclude_op)
     check_normalization(normalize)
     check_method(repair)
-    asked = None if target is None else parse_targets(target)
-    if asked and (ratio is not None or percentile is not None):
-        raise UsageError("give either a target, a ratio or a percentile")
     settings = settings_of(**common)
-    by_default = asked is None and ratio is None and percentile is None
-    if by_default:
-        asked = parse_targets(DEFAULT_TARGET if settings.data is not None else BLIND_TARGET)
-        best_effort = True  # nobody insisted
-    if settings.samples is None and asked and any(t.kind == "drop" for t in asked):
+    asked = asked_for(target, ratio, percentile, min_channels, settings.data is not None)
+    if settings.samples is None and asked.drops:
         settings = replace(settings, samples=DROP_SAMPLES)
-    wishes = wishes_of(asked or (), allocate, align, min_channels, keep, max_cut, settings.runtime)
-    notes: tuple[str, ...] = ()
-    by_curves = asked is not None and allocate == "sensitivity"
-    given = None if scores is None else given_scores(scores)
-    sensed = None
-    if sensitivities is not None:
-        if scores is not None or not by_curves:
-            raise UsageError(
-                "sensitivities bring their scores and share out a target: leave out scores, ratio, percentile and "
-                "uniform allocation, or the sensitivities"
-            )
-        sensed = given_sensitivities(sensitivities, criterion, normalize)
-        given, normalize = sensed.scores, sensed.normalize
+    wishes = wishes_of(asked.targets, allocate, align, min_channels, keep, max_cut, settings.runtime)
+    by_curves = bool(asked.targets) and allocate == "sensitivity"
+    given, sensed = _given(scores, sensitivities, by_curves, criterion, normalize)
+    normalize = normalize if sensed is None else sensed.normalize
     job = open_model(model, settings)
     if sensed is not None:
         sensed.check_model(job.loaded.sha256)
@@ -182,38 +132,44 @@ def prune(
     if given is not None:
         job.reused.append("scores")
     require_free(job)
-    if by_default and asked and asked[0].kind == "drop" and not can_show(asked[0].value, job.samples.count):
-        notes = (
-            f"{job.samples.count} samples are too few to promise {DEFAULT_TARGET} (by default): cut to {BLIND_TARGET} "
-            "instead, not measured on your data",
-        )
-        asked = parse_targets(BLIND_TARGET)
-        wishes = replace(wishes, targets=asked)
-    everything = replace(job.samples, notes=(*job.samples.notes, *notes))
-    if asked and any(t.kind == "drop" for t in asked):
+    asked, notes = within_sight(asked, job.samples.count)
+    method = repair if job.samples.real else "none"  # made-up samples tell what a net does, not what it is for
+    wishes = replace(wishes, targets=asked.targets, mended=method == "least-squares")
+    everything = job.samples
+    if asked.drops:
         job = replace(job, samples=fitting(everything))
+    barred = excluded(job.trace, exclude, exclude_op)
+    choice: Chosen | None = None
+    if automatic:
+        choice = choose_criterion(job, wishes if asked.targets else asked.cut, normalize, barred, method)
+        criterion, notes = choice.criterion, (*notes, *choice.notes)
+    everything = replace(everything, notes=(*everything.notes, *notes))
     started = time.perf_counter()
     read: list[Readings] = []
     known = given or scores_of(job, criterion, job.trace.free_sources(), keep=read if by_curves else None)
     values = known.by_source(job.trace)
     job.timings["score"] = time.perf_counter() - started
-    barred = np.union1d(excluded(job.trace, exclude, exclude_op), unscored(job.trace, values))
-    method = repair if job.samples.real else "none"  # made-up samples tell what a net does, not what it is for
+    barred = np.union1d(barred, unscored(job.trace, values))
     obtained: dict[str, Any] = {}
+    tried: Mapping[str, Any] = {}
     options: dict[str, Any] = {"min_channels": min_channels, "samples": job.samples.count}
     mended: Repaired | None = None
-    if asked:
+    if asked.targets:
         if by_curves and sensed is None:
             sensed = sensitivities_of(job, known, normalize, barred, read)
-        finish = partial(_finished, job, method)
-        met = meet(job, values, normalize, barred, wishes, finish, judging(everything), sensed)
-        decided, mended = met.decided, met.repaired
-        if met.short and not best_effort:
+        order = ordered(job.trace, job.groups, values, normalize, barred)
+        cuts = None if sensed is None else sensed.cuts_of(order.start.trace, order.groups, order.score)
+        met = meet(job, order, cuts, wishes, partial(finished, job, method), judging(everything))
+        if met.short and not (best_effort or asked.by_default):  # by default nobody insisted
             raise _missed(met, job)
-        obtained = {"targets": met.to_json(asked)}
-        options.update({"target": [t.text for t in asked], "allocate": allocate, "align": wishes.align.multiple})
+        decided, mended, deepest, tried = met.decided, met.repaired, met.deepest, met.tried
+        obtained = {"targets": met.to_json(asked.targets)}
+        texts = [t.text for t in asked.targets]
+        options.update({"target": texts, "allocate": allocate, "align": wishes.align.multiple})
     else:
-        decided = decide(job.trace, job.groups, values, Cut(ratio, percentile, min_channels), normalize, barred)
+        decided = decide(job.trace, job.groups, values, asked.cut, normalize, barred)
+        everything_goes = Cut(1.0, min_channels=min_channels)
+        deepest = decide(job.trace, job.groups, values, everything_goes, normalize, barred).classes
         options.update({"ratio": ratio} if percentile is None else {"percentile": percentile})
     job = replace(job, trace=decided.trace, groups=decided.groups)
     stays = job.trace.keep_units(decided.classes)
@@ -226,14 +182,23 @@ def prune(
     removed = removed_channels(job.trace, stays)
     measured = {**wishes.measured, **obtained}
     plan = Plan(job.loaded.sha256, job.loaded.name, known.criterion, options, settings.seed, removed, measured)
-    return _carry_out(replace(job, samples=everything), plan, stays, method, job.samples, mended)
+    told = Told(reach(job.trace, deepest), repair, method, tried, None if choice is None else choice.to_json())
+    return carry_out(replace(job, samples=everything), plan, stays, told, job.samples, mended)
 
 
-def _finished(job: Opened, method: str, decided: Decided) -> tuple[onnx.ModelProto, Repaired]:
-    """The model as it would leave when these classes go, and its repair."""
-    rewritten = rewrite(decided.trace, decided.trace.keep_units(decided.classes))
-    found = repaired(decided.trace, rewritten, job.samples, job.settings, method)
-    return with_values(rewritten.model, found.values), found
+def _given(
+    scores: Any, sensitivities: Any, by_curves: bool, criterion: str, normalize: str
+) -> tuple[Scores | None, Sensitivities | None]:
+    """What was measured before, as the user hands it over. by_curves: whether sensitivities have a say at all."""
+    if sensitivities is None:
+        return (None if scores is None else given_scores(scores)), None
+    if scores is not None or not by_curves:
+        raise UsageError(
+            "sensitivities bring their scores and share out a target: leave out scores, ratio, percentile and uniform "
+            "allocation, or the sensitivities"
+        )
+    sensed = given_sensitivities(sensitivities, criterion, normalize)
+    return sensed.scores, sensed
 
 
 def _missed(met: Met, job: Opened) -> TargetMissed:
@@ -267,21 +232,9 @@ def apply(plan: Plan, model: Any, *, repair: str = "none", **common: Unpack[Comm
     job = replace(job, trace=paired, groups=find_groups(paired))
     dropped = any(str(t).startswith("drop") for t in plan.options.get("target", ()))
     fit_on = fitting(job.samples) if dropped else job.samples
-    return _carry_out(job, plan, paired.keep_units(classes), repair, fit_on)
-
-
-def _check_cut(ratio: float | None, percentile: float | None, min_channels: int) -> None:
-    if ratio is not None and percentile is not None:
-        raise UsageError("give either a ratio or a percentile, not both")
-    for name, number in (("ratio", ratio), ("percentile", percentile)):
-        if number is not None and not isinstance(number, (int, float)):
-            raise UsageError(f"{name} {number!r} is no number")
-    if ratio is not None and not 0 <= ratio < 1:
-        raise UsageError(f"ratio {ratio:g} is out of range: 0 ≤ ratio < 1 (the share of every group that goes)")
-    if percentile is not None and not 0 <= percentile < 100:
-        raise UsageError(f"percentile {percentile:g} is out of range: 0 ≤ percentile < 100")
-    if min_channels < 1:
-        raise UsageError(f"min_channels {min_channels} is out of range: at least 1")
+    deepest = Savings(paired).spared(np.flatnonzero(paired.free))
+    told = Told(reach(paired, deepest), repair, repair)
+    return carry_out(job, plan, paired.keep_units(classes), told, fit_on)
 
 
 def is_strict(plan: Plan) -> bool:
@@ -289,73 +242,4 @@ def is_strict(plan: Plan) -> bool:
     return bool(plan.options.get(STRICT))
 
 
-def proof_feeds(trace: Trace, samples: Samples, seed: int) -> Iterable[Feed]:
-    """The first samples, then seeded random inputs of growing scale."""
-    first = sample_feed(trace.graph, trace.shapes, samples)
-    given = first.values if first is not None and samples.real else {}
-    drawn = random_feeds(trace.graph, trace.shapes, seed, given)
-    return chain([first] if first is not None else [], drawn)
-
-
-def _carry_out(
-    job: Opened,
-    plan: Plan,
-    keep: BoolArray,
-    method: str = "none",
-    fit_on: Samples | None = None,
-    mended: Repaired | None = None,
-) -> Result:
-    """Rewrite, prove, repair, evaluate, stamp, report. fit_on: the samples of the repair, by default all. mended: the
-    repair of this cut by this method on these samples, where it is known."""
-    runtime, progress = job.settings.runtime, job.settings.progress
-    started = time.perf_counter()
-    rewritten = rewrite(job.trace, keep)
-    job.timings["rewrite"] = time.perf_counter() - started
-    started = time.perf_counter()
-    progress("prove", 0, 1)
-    feeds = proof_feeds(job.trace, job.samples, job.settings.seed)
-    proof = prove(rewritten.kept, rewritten.model, job.groups, feeds, runtime, job.settings.rtol)
-    progress("prove", 1, 1)
-    job.timings["prove"] = time.perf_counter() - started
-    if not proof.passed:
-        raise ProofFailed(
-            f"the proof failed, nothing was written: {proof.reason}", proof.node, proof.max_relative_error
-        )
-    started = time.perf_counter()
-    if mended is None:
-        mended = repaired(job.trace, rewritten, fit_on or job.samples, job.settings, method)
-    if mended.values:
-        final = with_values(rewritten.model, mended.values)
-        only_values(rewritten.model, light(final))
-        rewritten = replace(rewritten, model=final)
-    job.timings["repair"] = time.perf_counter() - started
-    started = time.perf_counter()
-    judged = job.samples.evaluation or job.samples
-    agreement = evaluate(
-        job.loaded.model,
-        rewritten.model,
-        judged,
-        batch_size(job.trace.shapes, judged),
-        runtime,
-        lambda done, total: progress("evaluate", done, total),
-    )
-    job.timings["evaluate"] = time.perf_counter() - started
-    if plan.remove:
-        add_stamp(rewritten.model, __version__, job.loaded.sha256, plan.to_json())
-    outcome = Outcome(
-        job.loaded,
-        job.trace,
-        job.groups,
-        job.samples,
-        plan,
-        rewritten,
-        proof,
-        agreement,
-        job.timings,
-        mended,
-        job.reused,
-    )
-    return Result(rewritten.model, plan, outcome.to_json(__version__), job.loaded.external, job.loaded.files)
-
-
-__all__ = ["Result", "apply", "inspect", "proof_feeds", "prune"]
+__all__ = ["Result", "apply", "inspect", "is_strict", "prune"]

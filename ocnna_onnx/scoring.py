@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .blending import blend
@@ -18,6 +18,7 @@ from .errors import DataError, UsageError
 from .measuring import FloatArray, measured
 from .opened import Opened, open_model
 from .settings import settings_of
+from .trace.types import Trace
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -48,16 +49,7 @@ def scores_of(
     where the criterion needed that."""
     trace, samples, settings = opened.trace, opened.samples, opened.settings
     name, rule, options = parsed(criterion)
-    about = {
-        "model": opened.loaded.sha256,
-        "shapes": trace.shapes.feeds,
-        "criterion": criterion,
-        "options": options,
-        "seed": settings.seed,
-        "runtime": [settings.runtime.providers, settings.runtime.threads, os.cpu_count()],
-        "strict": settings.strict_inputs,
-        "others": others,
-    }
+    about = {**_about(opened), "criterion": criterion, "options": options, "others": others}
     key = key_of(about, samples if rule.images else None) if settings.cache else ""
     found = cached(key, scores_from_json) if key else None
     if found is not None:
@@ -73,11 +65,52 @@ def scores_of(
         for k in rest:
             with contextlib.suppress(DataError, UsageError):
                 made.update(_scored(opened, (k,), (rule, options)))
-    layers = {trace.graph.names[trace.sources[k].node]: Layer(trace.sources[k].tensor, made[k]) for k in sorted(made)}
-    found = Scores(name, told, layers)
+    found = Scores(name, told, _layers(trace, made))
     if key:
         remember(key, found.to_json())
     return found
+
+
+def scores_together(opened: Opened, criteria: Sequence[str]) -> dict[str, Scores | UsageError]:
+    """Scores of all sources of which something can go by several criteria, in one pass; or why one does not apply.
+    Raises DataError."""
+    trace, samples, settings = opened.trace, opened.samples, opened.settings
+    sources = trace.free_sources()
+    rules = {c: parsed(c) for c in criteria}
+    key = key_of({**_about(opened), "together": list(criteria)}, samples) if settings.cache else ""
+    known = {c: cached(f"{key}-{k}", scores_from_json) if key else None for k, c in enumerate(criteria)}
+    found: dict[str, Scores | UsageError] = {c: s for c, s in known.items() if s is not None}
+    if len(found) < len(criteria):  # all of them once more: what is tapped together has a say in rounding
+        asked = [rules[c][1:] for c in criteria]
+        for k, made in enumerate(measured(trace, sources, asked, samples, settings)):
+            c = criteria[k]
+            if isinstance(made, UsageError):
+                found[c] = made
+                continue
+            name, _, options = rules[c]
+            told = {**options, "seed": settings.seed, "samples": samples.count}
+            scores = Scores(name, told, _layers(trace, dict(zip(sources, made, strict=True))))
+            found[c] = scores
+            if key:
+                remember(f"{key}-{k}", scores.to_json())
+    return {c: found[c] for c in criteria}
+
+
+def _about(opened: Opened) -> dict[str, Any]:
+    """What any scores depend on besides the criterion and the samples."""
+    settings = opened.settings
+    return {
+        "model": opened.loaded.sha256,
+        "shapes": opened.trace.shapes.feeds,
+        "seed": settings.seed,
+        "runtime": [settings.runtime.providers, settings.runtime.threads, os.cpu_count()],
+        "strict": settings.strict_inputs,
+    }
+
+
+def _layers(trace: Trace, made: Mapping[int, FloatArray]) -> dict[str, Layer]:
+    sources = trace.sources
+    return {trace.graph.names[sources[k].node]: Layer(sources[k].tensor, made[k]) for k in sorted(made)}
 
 
 def _scored(

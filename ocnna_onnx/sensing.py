@@ -14,7 +14,7 @@ from .data.samples import Samples
 from .model.graph import AnyArray
 from .model.light import Light, light
 from .plan.allocate import Curve, curve_of
-from .plan.sensitivities import order_of
+from .plan.sensitivities import Cuts, order_of
 from .repair.refit import refitted
 from .report.fidelity import squared_error
 from .settings import Settings
@@ -31,7 +31,15 @@ def readings(trace: Trace, samples: Samples, settings: Settings) -> Readings:
     """One pass over the samples."""
     found = readers(trace)
     taps, gathered = covariances(found, samples.count, settings.seed)
-    stream(trace.graph, trace.shapes, taps, samples, settings.runtime, settings.memory)
+    stream(
+        trace.graph,
+        trace.shapes,
+        taps,
+        samples,
+        settings.runtime,
+        settings.memory,
+        lambda done, total: settings.progress("calibrate", done, total),
+    )
     return Readings(found, gathered)
 
 
@@ -45,10 +53,9 @@ def damages(
     distance: Callable[[Light], float] | None = None,
     cuts: Sequence[float] = CUTS,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> list[tuple[tuple[int, float], ...]]:
-    """Of every group, (how many classes went, damage) for each cut, ascending; none where nothing can go. score: per
-    class; the lowest go first. distance: how far a net's outputs are from where they should be; by default from the
-    traced net's own."""
+) -> list[Cuts]:
+    """What each cut of every group does. score: per class; the lowest go first. cuts: shares of a group's classes.
+    distance: how far a net's outputs are from where they should be; by default from the traced net's own."""
     runtime = settings.runtime
     if distance is None:
         batch = batch_size(trace.shapes, held_out)
@@ -56,7 +63,7 @@ def damages(
     base = light(trace.graph.model)
     weights = {name: trace.graph.array(name) for name in trace.graph.initializers}
     start = distance(base)
-    found: list[tuple[tuple[int, float], ...]] = []
+    found: list[Cuts] = []
     for number, group in enumerate(groups):
         progress(number, len(groups))
         order = order_of(group, score)
@@ -76,7 +83,7 @@ def damages(
     return found
 
 
-def curve(group: Group, score: FloatArray, cuts: Sequence[tuple[int, float]], step: int) -> Curve:
+def curve(group: Group, score: FloatArray, cuts: Cuts, step: int) -> Curve:
     """The curve of a group through what was measured of it. step: how many classes go at once."""
     order = order_of(group, score)
     if not len(order):

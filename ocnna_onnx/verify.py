@@ -12,11 +12,12 @@ import onnx
 from .calibrate.stream import batch_size
 from .data.samples import probe_shapes, probe_values
 from .errors import DataError, ProofFailed
+from .finishing import proof_feeds
 from .model.light import Light
 from .model.load import load
 from .model.session import open_session
 from .model.stamp import KEY, read_stamp
-from .pipeline import is_strict, proof_feeds
+from .pipeline import is_strict
 from .plan.plan import Plan, plan_from_json, planned, read_plan
 from .prove.proof import Proof, prove
 from .report.evaluate import Agreement, evaluate
@@ -91,15 +92,29 @@ def check(
         changed = only_values(rewritten.model, after.model) if final else ()
         # changed weights are somebody's repair: what can be proven is the surgery they started from
         subject = after.model if final and not changed else rewritten.model
-        settings.progress("prove", number, len(plans))
         feeds = proof_feeds(traced, chosen, settings.seed)
-        proof = prove(rewritten.kept, subject, find_groups(traced), feeds, runtime, settings.rtol)
+        proof = prove(
+            rewritten.kept,
+            subject,
+            find_groups(traced),
+            feeds,
+            runtime,
+            settings.rtol,
+            lambda done, total: settings.progress("prove", done, total),
+        )
         if not proof.passed:
             raise ProofFailed(f"the proof failed: {proof.reason}", proof.node, proof.max_relative_error)
         current = rewritten.model
-    settings.progress("prove", len(plans), len(plans))
+    settings.progress("prove", 1, 1)
     judged = chosen.evaluation or chosen
-    agreement = evaluate(before.model, after.model, judged, batch_size(traced.shapes, judged), runtime)
+    agreement = evaluate(
+        before.model,
+        after.model,
+        judged,
+        batch_size(traced.shapes, judged),
+        runtime,
+        lambda done, total: settings.progress("evaluate", done, total),
+    )
     return CheckResult(proof, len(plans), changed, agreement, judged.source, chosen.notes)
 
 

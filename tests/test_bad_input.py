@@ -493,7 +493,7 @@ def test_interrupts_and_defects(
     def fail(*args: Any, **kwargs: Any) -> None:
         raise raised("a reason\nin two lines")
 
-    monkeypatch.setattr("ocnna_onnx.pipeline.rewrite", fail)
+    monkeypatch.setattr("ocnna_onnx.finishing.rewrite", fail)
     refused(tmp_path, code, ("prune", net, out, *FAST), words)
 
 

@@ -15,7 +15,7 @@ from nets import MODELS, RESNET, cli, done, images, tiny, written
 from test_grouped import CHAINED, WIDE
 
 import ocnna_onnx
-from ocnna_onnx import gauging, pipeline
+from ocnna_onnx import finishing, gauging, pipeline
 from ocnna_onnx.criteria import cache as kept_results
 from ocnna_onnx.plan.sensitivities import Sensitivities, Sensitivity
 from ocnna_onnx.report.damage import WIDTH, curve_text
@@ -210,21 +210,21 @@ def test_obs_and_its_curves_share_one_pass(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_the_cut_that_a_search_ends_with_is_repaired_once(monkeypatch: pytest.MonkeyPatch) -> None:
     cuts: list[bytes] = []
-    repaired = pipeline.repaired
+    repaired = finishing.repaired
 
     def counted(trace: Any, rewritten: Any, *rest: Any) -> Any:
         cuts.append(rewritten.kept.keep.tobytes())
         return repaired(trace, rewritten, *rest)
 
     asked: dict[str, Any] = {"data": images(128), "criterion": "l2", "align": 1, "target": "drop=40%", "cache": False}
-    monkeypatch.setattr(pipeline, "repaired", counted)
+    monkeypatch.setattr(finishing, "repaired", counted)
     result = ocnna_onnx.prune(tiny(), **asked)
     assert result.report["obtained"]["removed"]
     assert result.report["repaired"]
     assert len(cuts) == len(set(cuts)) > 1
     monkeypatch.undo()
-    carry_out = pipeline._carry_out
-    monkeypatch.setattr(pipeline, "_carry_out", lambda *args: carry_out(*args[:-1]))  # which repairs it once more
+    carry_out = finishing.carry_out
+    monkeypatch.setattr(pipeline, "carry_out", lambda *args: carry_out(*args[:-1]))  # which repairs it once more
     twice = ocnna_onnx.prune(tiny(), **asked)
     assert twice.model.SerializeToString() == result.model.SerializeToString()
 

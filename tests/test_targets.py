@@ -97,6 +97,85 @@ def test_a_target_out_of_reach_says_how_far_it_got(tmp_path: Path) -> None:
     assert (tmp_path / "o.onnx").exists()
 
 
+@pytest.mark.parametrize(
+    "bounds",
+    [
+        {},
+        {"min_channels": 8},
+        {"max_cut": {"*": 0.5}, "keep": {"node_Conv_224": 12}},
+        {"exclude": ["node_Conv_24*"], "align": 4},
+        {"allocate": "sensitivity", "min_channels": 3, "samples": 32},
+    ],
+)
+def test_what_is_reachable_is_what_comes_of_asking_for_everything(bounds: dict[str, Any]) -> None:
+    options = {**QUICK, "repair": "none", "best_effort": True, "allocate": "uniform", **bounds}
+    target = "macs=0.1%,params=0.1%,bytes=1kB"
+    report = ocnna_onnx.prune(RESNET, target=target, **options).report
+    reach = report["reachable"]
+    assert {k: reach[k] for k in ("macs", "params")} == {k: report["after"][k] for k in ("macs", "params")}
+    assert reach["macs_ratio"] == pytest.approx(report["obtained"]["macs_ratio"])
+    assert reach["removed"] == report["obtained"]["removed"]
+    rows = {row["kind"]: row for row in report["obtained"]["targets"]}
+    assert not any(row["met"] for row in rows.values())
+    for row in rows.values():
+        assert row["reached"] == pytest.approx(row["reachable"])
+    assert rows["params"]["reachable"] == pytest.approx(reach["params_ratio"])
+    milder = ocnna_onnx.prune(RESNET, target="macs=90%", **options).report
+    assert milder["reachable"] == reach
+    assert milder["obtained"]["targets"][0]["reachable"] < milder["obtained"]["targets"][0]["reached"]
+
+
+def test_what_is_reachable_by_a_ratio_and_by_a_plan() -> None:
+    options = {k: v for k, v in QUICK.items() if k != "align"} | {"repair": "none", "min_channels": 5}
+    most = ocnna_onnx.prune(RESNET, ratio=0.99, **options).report
+    mild = ocnna_onnx.prune(RESNET, ratio=0.1, **options)
+    assert mild.report["reachable"] == most["reachable"]
+    assert most["reachable"]["macs"] == most["after"]["macs"]
+    replayed = ocnna_onnx.apply(mild.plan, RESNET, data="digits", samples=8).report["reachable"]
+    assert replayed["macs"] < most["reachable"]["macs"]  # a plan says nothing of the bounds it was made with
+    whole = ocnna_onnx.inspect(RESNET).to_json()
+    assert replayed["params"] == whole["params"] - whole["reachable"]["params"]
+
+
+def test_asked_reachable_reached_and_alignment_are_printed(tmp_path: Path) -> None:
+    report = tmp_path / "r.json"
+    options = ("--data", "digits", "--samples", 32, "--threads", 1, "--criterion", "l2", "--dry-run")
+    shown = done("prune", RESNET, *options, "--target", "macs=70%,bytes=400kB", "--align", 8, "--report", report)
+    text, found = " ".join(shown.stdout.split()), json.loads(report.read_text())
+    rows = {row["kind"]: row for row in found["obtained"]["targets"]}
+    macs = f"{100 * rows['macs']['reached']:.1f}% left (least within reach: {100 * rows['macs']['reachable']:.1f}%)"
+    assert f"target macs=70%: met; {macs}" in text
+    assert f"target bytes=400kB: met; {rows['bytes']['reached']:,.0f} left" in text
+    cut = sum(g["removed"] > 0 for g in found["groups"])
+    assert found["obtained"]["alignment"] == {
+        "asked": 8,
+        "measured": False,
+        "groups": cut,
+        "met": cut,
+        "multiples": {"8": cut},
+    }
+    assert f"alignment 8: kept by {cut} of {cut} cut groups" in text
+    assert f"repaired (least-squares): {found['obtained']['repair']['layers']} layers" in text
+    assert found["requested"]["repair"] == found["obtained"]["repair"]["method"] == "least-squares"
+    assert found["obtained"]["repair"]["weights"] == len(found["repaired"])
+
+
+def test_a_search_tells_what_it_measured_on_the_way() -> None:
+    quick = {**QUICK, "samples": 120, "allocate": "uniform"}
+    report = ocnna_onnx.prune(RESNET, target="drop=8%", repair="bias", **quick).report
+    tried, (row,) = report["obtained"]["tried"]["drop"], report["obtained"]["targets"]
+    assert len(tried) >= 3
+    best = min((t for t in tried if t["holds"]), key=lambda t: t["macs_ratio"])
+    assert best["bound"] == row["reached"] <= 0.08
+    assert best["macs_ratio"] == pytest.approx(report["obtained"]["macs_ratio"], rel=1e-3)
+    assert row["reachable"] == best["floor"]
+    slow = ocnna_onnx.prune(RESNET, target="latency=1%", repair="none", best_effort=True, **quick).report
+    (row,) = slow["obtained"]["targets"]
+    seen = [t["after_ms"] / t["before_ms"] for t in slow["obtained"]["tried"]["latency"]]
+    assert row["reachable"] == min(seen) <= row["reached"]
+    assert not row["met"]
+
+
 @pytest.mark.parametrize("align", [4, 8])
 def test_channels_end_on_multiples(align: int) -> None:
     result = ocnna_onnx.prune(RESNET, target="macs=60%", repair="none", **{**QUICK, "align": align})

@@ -62,6 +62,7 @@ def stream(
     passes = _passes(shapes, taps, batch, memory)
     total = len(passes) * -(-samples.count // batch)
     done = 0
+    progress(done, total)
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(workers(runtime)) as pool:
         for chosen in passes:
             wanted = list(dict.fromkeys(t.tensor for t in chosen))

@@ -11,7 +11,7 @@ import click
 from ..errors import UsageError
 
 if TYPE_CHECKING:
-    from ..pipeline import Result
+    from ..finishing import Result
 
 
 def check_targets(

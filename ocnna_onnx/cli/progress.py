@@ -1,46 +1,53 @@
-"""A progress bar on stderr, for what takes longer than a second, and only on a terminal."""
+"""A progress bar on stderr for every stage, for what takes longer than a second, and only on a terminal."""
 
 from __future__ import annotations
 
 import sys
-import time
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
 
 PATIENCE = 1.0
 
 
 @contextmanager
 def progress_bar(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
-    """A callback (stage, done, total) that draws a bar once PATIENCE seconds have passed."""
+    """A callback (stage, done, total) that keeps a bar for each stage. They are drawn after PATIENCE seconds, even if
+    no stage says a word from then on; a stage that starts again (a repair within a search) begins anew."""
     if quiet or not sys.stderr.isatty():
         yield lambda stage, done, total: None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("{task.percentage:>3.0f}%"),
+        TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
     bar = Progress(*columns, console=Console(stderr=True), transient=True)
-    tasks: dict[str, object] = {}
-    started = time.monotonic()
-    running = False
+    tasks: dict[str, TaskID] = {}
 
     def update(stage: str, done: int, total: int) -> None:
-        nonlocal running
-        if not running and time.monotonic() - started > PATIENCE:
-            bar.start()
-            running = True
-        if running:
-            task = tasks.setdefault(stage, bar.add_task(stage, total=total) if stage not in tasks else tasks[stage])
-            bar.update(task, completed=done, total=total)  # type: ignore[arg-type]
+        if stage not in tasks:
+            tasks[stage] = bar.add_task(stage, total=total)
+        elif not done:
+            bar.reset(tasks[stage])
+        bar.update(tasks[stage], completed=done, total=total)
 
+    clock = threading.Timer(PATIENCE, bar.start)
+    clock.daemon = True
+    clock.start()
     try:
         yield update
     finally:
-        if running:
+        clock.cancel()
+        clock.join()
+        if bar.live.is_started:
             bar.stop()

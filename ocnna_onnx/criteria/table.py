@@ -39,12 +39,20 @@ CRITERIA: dict[str, Criterion] = {
     "blend": BLEND,
 }
 
+AUTO = "auto"
+"""No criterion, but the wish that a prune chooses one (`ocnna_onnx.auto`)."""
+
 
 def parsed(text: Any) -> tuple[str, Criterion, Options]:
     """`ocnna`, or `ocnna:variance=1,tap=activation` -> name, criterion and all its options. Raises UsageError."""
     if not isinstance(text, str):
         raise UsageError(f"criterion {text!r} is no name")
     name, _, rest = text.partition(":")
+    if name == AUTO:
+        raise UsageError(
+            "criterion auto is for prune alone, and takes no options: candidates are compared at the cut that is asked "
+            f"for; choose one of {', '.join(CRITERIA)}"
+        )
     if name not in CRITERIA:
         raise UsageError(f"unknown criterion '{name}'; choose one of {', '.join(CRITERIA)}")
     criterion = CRITERIA[name]

@@ -25,6 +25,9 @@ FloatArray = npt.NDArray[np.float64]
 
 SCHEMA = 1
 
+Cuts = tuple[tuple[int, float], ...]
+"""(How many of a group's classes went, damage), ascending; none where nothing can go."""
+
 STAYS = -1
 """The position of a channel that cannot go."""
 
@@ -44,7 +47,7 @@ class Sensitivity:
     units: int
     removable: int
     macs: float
-    cuts: tuple[tuple[int, float], ...]
+    cuts: Cuts
 
     def to_json(self) -> dict[str, Any]:
         """As in sensitivities.json."""
@@ -108,11 +111,11 @@ class Sensitivities:
                 f"{sha256[:12]}…)"
             )
 
-    def cuts_of(self, trace: Trace, groups: Sequence[Group], score: FloatArray) -> list[tuple[tuple[int, float], ...]]:
+    def cuts_of(self, trace: Trace, groups: Sequence[Group], score: FloatArray) -> list[Cuts]:
         """The cuts of each of these groups; none where nothing can go. score: per class; the lowest go first. Raises
         DataError where a group was not measured, or lost its channels in another order."""
         known = {g.members: g for g in self.groups}
-        found: list[tuple[tuple[int, float], ...]] = []
+        found: list[Cuts] = []
         for group in groups:
             order = order_of(group, score)
             if not len(order):

@@ -21,6 +21,9 @@ from ..trace.kept import Kept
 from .compare import relative_error
 from .taps import run_taps
 
+LOUDEST = 1e36
+"""The largest number that is put into a channel that goes: float32, with room for a weight and a sum."""
+
 
 @dataclass(frozen=True)
 class LocalProver:
@@ -47,7 +50,10 @@ class LocalProver:
 
         masked = np.where(mask, noise, silence).astype(noise.dtype)
         silent = np.array(np.broadcast_to(silence, noise.shape), noise.dtype)
-        loud = noise if boost == 1 else np.where(mask, noise, noise * boost).astype(noise.dtype)
+        loud = noise
+        if boost != 1:
+            louder = np.minimum(noise.astype(np.float64) * boost, LOUDEST)  # what is infinite would say nothing
+            loud = np.where(mask, noise, louder).astype(noise.dtype)
         plain, silenced, nothing = self._run([original], i, (loud, masked, silent), before)
         (pruned,) = self._run(small, i, (few,), after)
         error = relative_error(pruned, self.kept.slice(output, silenced), (1, -1))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -88,6 +88,7 @@ class Proof:
 
 @dataclass
 class _Findings:
+    progress: Callable[[int, int], None]
     error: float = 0.0
     tolerance: float = 0.0
     samples: int = 0
@@ -96,6 +97,7 @@ class _Findings:
     equal: list[float] = field(default_factory=list)
     noisy: dict[str, None] = field(default_factory=dict)
     twin: str = ""
+    pieces: int = 0
 
     def verdict(self, reason: str = "", node: str = "") -> Proof:
         equal = float(np.mean(self.equal)) if self.equal else None
@@ -163,6 +165,7 @@ def prove(
     feeds: Iterable[Feed],
     runtime: Runtime = Runtime(),
     rtol: float | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Proof:
     """Run original, masked original and pruned model on the same inputs and compare every group, per channel.
 
@@ -178,7 +181,7 @@ def prove(
     oracle = masked_original(trace, kept.keep, original)
     taps, quantized, halved = group_taps(trace, cut), _behind_quantizers(trace), _behind_halves(trace)
     models = _Models(kept, original, oracle, light(pruned), runtime, rtol, taps, quantized, halved)
-    found = _Findings(twin="fp32" if has_bfloat16(trace.graph.proto) else "")
+    found = _Findings(progress, twin="fp32" if has_bfloat16(trace.graph.proto) else "")
     silent = {g.id for g in cut}
     used: list[Feed] = []
     for feed in feeds:
@@ -273,7 +276,11 @@ def _compare_on(models: _Models, feed: Feed, found: _Findings) -> Proof | None:
     """Compare all taps on one feed; a failed Proof, or None."""
     trace, kept = models.kept.trace, models.kept
     found.samples += trace.shapes.batch
-    for names in chunks(trace, list(models.taps)):
+    pieces = list(chunks(trace, list(models.taps)))
+    total = found.pieces + len(pieces)  # how many inputs it takes is known at the end
+    for names in pieces:
+        found.progress(found.pieces, total)
+        found.pieces += 1
         plain = run_taps(models.original, names, feed.values, models.runtime)
         masked = run_taps(models.oracle, names, feed.values, models.runtime)
         small = run_taps(models.pruned, names, feed.values, models.runtime)

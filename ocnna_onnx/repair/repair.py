@@ -105,7 +105,8 @@ def repair(
         found = _repaired(trace, rewritten, samples, runtime, memory, progress, method)
         return _if_better(trace, rewritten, samples, runtime, memory, found)
     except (ModelError, OSError, MemoryError) as error:
-        return Repaired(notes=[f"repair left out: {error}"])
+        why = str(error) or ("not enough memory" if isinstance(error, MemoryError) else type(error).__name__)
+        return Repaired(notes=[f"repair left out: {why}"])
 
 
 def _repaired(

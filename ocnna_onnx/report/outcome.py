@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,7 @@ from ..model import cost
 from ..model.constants import Constants
 from ..model.graph import Graph
 from ..model.load import LoadedModel
+from ..plan.align import Alignment
 from ..plan.plan import Plan
 from ..plan.select import matches
 from ..prove.proof import Proof
@@ -28,6 +30,19 @@ SCHEMA = 1
 
 
 @dataclass(frozen=True)
+class Told:
+    """What only the steps before the rewrite know. reachable: see `report.reach`. asked: the repair that was asked for,
+    repair: the one that was made. tried: the cuts of a search, by target. choice: how the criterion was chosen, where
+    that was asked for."""
+
+    reachable: Mapping[str, Any]
+    asked: str
+    repair: str
+    tried: Mapping[str, Any] = field(default_factory=dict)
+    choice: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
 class Outcome:
     """One finished run. timings: seconds per stage; reused: what was measured before it."""
 
@@ -40,6 +55,7 @@ class Outcome:
     proof: Proof
     agreement: Agreement | None
     timings: Mapping[str, float]
+    told: Told
     repaired: Repaired = field(default_factory=Repaired)
     reused: Sequence[str] = ()
 
@@ -67,11 +83,13 @@ class Outcome:
         removed = sum(g["removed"] for g in groups)
         asked = ("target", "allocate", "align", "ratio", "percentile", "exclude", "min_channels", "strict_inputs")
         requested = {k: v for k, v in plan.options.items() if k in asked}
+        layers = self.repaired.layers
         return {
             "schema": SCHEMA,
             "tool": f"ocnna-onnx {version}",
             "model": {"sha256": self.loaded.sha256, "name": self.loaded.name},
             "criterion": plan.criterion,
+            "criterion_choice": self.told.choice,
             "seed": plan.seed,
             "data": {
                 "source": self.samples.source,
@@ -82,9 +100,17 @@ class Outcome:
             },
             "before": before,
             "after": after,
-            "requested": requested,
+            "requested": {**requested, "repair": self.told.asked},
+            "reachable": dict(self.told.reachable),
             "obtained": {
                 "targets": plan.measured.get("targets", []),
+                "tried": dict(self.told.tried),
+                "alignment": _alignment(plan, groups),
+                "repair": {
+                    "method": self.told.repair if cut else "none",
+                    "weights": len(self.repaired.values),
+                    "layers": len(layers) if self.repaired.values else 0,
+                },
                 "units": units,
                 "removable": sum(g["removable"] for g in groups),
                 "removed": removed,
@@ -102,7 +128,7 @@ class Outcome:
             "cuts": [c.to_json() for c in rewritten.cuts],
             "rewrites": list(rewritten.rewrites),
             "repaired": sorted(self.repaired.values),
-            "layers_repaired": {n: {"before": a, "after": b} for n, (a, b) in self.repaired.layers.items()},
+            "layers_repaired": {n: {"before": a, "after": b} for n, (a, b) in layers.items()},
             "pairs_repaired": {n: {"with": f, "left": share} for n, (f, share) in self.repaired.pairs.items()},
             "warnings": self.warnings(),
             "reused": list(self.reused),
@@ -155,6 +181,28 @@ class Outcome:
                 "by more than a tenth of the tolerance, which followed that rounding noise"
             )
         return found
+
+
+def _alignment(plan: Plan, groups: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """What was asked of channel counts, and on which multiple (a power of two, at most that) those of the groups end
+    that were cut: multiple -> groups. None where nothing was asked."""
+    if "align" not in plan.options:
+        return None
+    measured = plan.measured.get("alignment")
+    asked = Alignment(int(plan.options["align"]), adaptive=measured is not None)
+    ends: dict[int, int] = {}
+    met = 0
+    for group in (g for g in groups if g["removed"]):
+        wanted, count = asked.of(group["channels"]), group["channels_after"]
+        ends[math.gcd(count, asked.multiple)] = ends.get(math.gcd(count, asked.multiple), 0) + 1
+        met += count % wanted == 0
+    return {
+        "asked": asked.multiple,
+        "measured": measured is not None,
+        "groups": sum(ends.values()),
+        "met": met,
+        "multiples": {str(m): ends[m] for m in sorted(ends, reverse=True)},
+    }
 
 
 def _group_row(trace: Trace, group: Group, keep: BoolArray) -> dict[str, Any]:

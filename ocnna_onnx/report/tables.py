@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -45,8 +46,18 @@ def print_result(report: dict[str, Any], out: str | None, verbose: int) -> None:
         where = f"{agreement['samples']} samples ({report['data']['evaluated_on']})"
         console.print(f"{_agreement(agreement['kind'], agreement['value'])} on {where}", markup=False)
     obtained = report["obtained"]
+    if report["criterion_choice"] is not None:
+        console.print(_choice(report["criterion_choice"]), markup=False)
     for row in obtained["targets"]:
         console.print(_target(row), markup=False)
+    if obtained["alignment"] is not None:
+        console.print(_aligned(obtained["alignment"]), markup=False)
+    repair = obtained["repair"]
+    if repair["weights"]:
+        layers = _count(repair["layers"], "layer")
+        console.print(f"repaired ({repair['method']}): {layers}, {_errors(report['layers_repaired'])}", markup=False)
+    elif obtained["removed"]:
+        console.print("not repaired", markup=False)
     asked = ", ".join(f"{k} {v}" for k, v in report["requested"].items())
     console.print(
         f"asked: {asked}; removed {obtained['removed']} of {obtained['removable']} removable units "
@@ -83,11 +94,40 @@ def _target(row: dict[str, Any]) -> str:
         sure = f"at most {100 * measured['bound']:.2f} pp with 90 % confidence"
         return f"target {row['asked']}: {state}; {seen}, {sure} (optimistic if the net was trained on them)"
     value = row["reached"]
-    shown = f"{100 * value:.1f}%" if "%" in row["asked"] or value <= 1 else f"{value:,.0f}"
     if row["kind"] == "latency":
-        times = f"{measured['before_ms']:.2f} → {measured['after_ms']:.2f} ms on this machine"
+        share = measured["after_ms"] / measured["before_ms"]
+        times = f"{measured['before_ms']:.2f} → {measured['after_ms']:.2f} ms ({share:.1%}) on this machine"
         return f"target {row['asked']}: {state}; {times}"
-    return f"target {row['asked']}: {state}; {shown} left"
+    relative = "%" in row["asked"] or value <= 1
+    shown, least = (f"{100 * v:.1f}%" if relative else f"{v:,.0f}" for v in (value, row["reachable"]))
+    return f"target {row['asked']}: {state}; {shown} left (least within reach: {least})"
+
+
+def _choice(choice: dict[str, Any]) -> str:
+    """Which criterion `auto` took, and what the others came to."""
+    if not choice["measured"]:
+        return f"criterion auto: {choice['criterion']}, not compared with others (see the notes)"
+    rows = sorted(choice["candidates"], key=lambda row: (row["error"] is None, row["error"] or 0.0))
+    errors = ((r["criterion"], "not finite" if r["error"] is None else f"{r['error']:.3g}") for r in rows)
+    mended = f"and {choice['repair']} repair" if choice["repair"] != "none" else "without repair"
+    where = f"squared error on {choice['held_out']} held-out samples, {choice['cut']} {mended}"
+    return f"criterion auto: {choice['criterion']}; {where}: {', '.join(map(' '.join, errors))}"
+
+
+def _aligned(alignment: dict[str, Any]) -> str:
+    """On which multiples channel counts were to end, and on which they do."""
+    how = " (measured; less in narrow layers)" if alignment["measured"] else ""
+    if not alignment["groups"]:
+        return f"alignment {alignment['asked']}{how}: nothing was cut"
+    ends = ", ".join(f"{count} on {multiple}" for multiple, count in alignment["multiples"].items())
+    met = f"kept by {alignment['met']} of {_count(alignment['groups'], 'cut group')}"
+    return f"alignment {alignment['asked']}{how}: {met}; they end: {ends}"
+
+
+def _errors(layers: dict[str, dict[str, float]]) -> str:
+    """The median over the layers, before and after."""
+    before, after = (statistics.median([row[when] for row in layers.values()]) for when in ("before", "after"))
+    return f"median squared error of their outputs on held-out samples {before:.2g} → {after:.2g}"
 
 
 def _count(number: int, what: str) -> str:
