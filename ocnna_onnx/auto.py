@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from .budgeting import Wishes, meet
+from .budgeting import meet
 from .calibrate.readers import Readings
 from .calibrate.stream import batch_size
 from .criteria.table import AUTO
@@ -31,6 +31,7 @@ from .rewrite.rewrite import rewrite
 from .scoring import scores_together
 from .sensing import damages, readings
 from .trace.labels import IntArray
+from .wishes import Wishes
 
 CANDIDATES = ("obs", "wanda", "group-l2", "activation-l2", "ocnna")
 """The orders that are tried: what does best (docs/results.md) of those that look at the readers' errors, at weights

@@ -13,7 +13,7 @@ import numpy as np
 
 from .asking import asked_for, within_sight
 from .auto import Chosen, choose_criterion, is_auto
-from .budgeting import DROP_SAMPLES, Met, fitting, judging, meet, wishes_of
+from .budgeting import meet
 from .calibrate.readers import Readings
 from .criteria.scores import Scores
 from .criteria.table import parsed
@@ -21,6 +21,7 @@ from .data.samples import probe_shapes, probe_values
 from .errors import DataError, TargetMissed, UsageError
 from .finishing import Result, carry_out, finished
 from .gauging import given_sensitivities, sensitivities_of
+from .heldout import DROP_SAMPLES, fitting, judging
 from .mending import check_method
 from .model.load import load
 from .opened import Opened, open_model, require_free
@@ -38,6 +39,7 @@ from .scoring import given_scores, scores_of
 from .settings import samples_for, settings_of
 from .trace.groups import find_groups
 from .trace.tracer import trace as trace_model
+from .wishes import Met, wishes_of
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
