@@ -492,7 +492,7 @@ def test_no_more_in_memory_than_allowed(monkeypatch: pytest.MonkeyPatch) -> None
     memory = 1 << 21
     assert repaired(job, rewritten, memory).values
     assert max(size for size, _ in most) <= memory // 2 // frontier.SHARE
-    assert max(count for _, count in most) <= 2
+    assert max(count for _, count in most) <= 3  # the input of a pair, what the layer itself reads, and its target
 
 
 def test_what_is_held_is_what_the_net_computes() -> None:
