@@ -14,7 +14,6 @@ import numpy as np
 from .asking import asked_for, within_sight
 from .auto import Chosen, choose_criterion, is_auto
 from .budgeting import meet
-from .calibrate.readers import Readings
 from .criteria.scores import Scores
 from .criteria.table import parsed
 from .data.samples import probe_shapes, probe_values
@@ -147,8 +146,7 @@ def prune(
         criterion, notes = choice.criterion, (*notes, *choice.notes)
     everything = replace(everything, notes=(*everything.notes, *notes))
     started = time.perf_counter()
-    read: list[Readings] = []
-    known = given or scores_of(job, criterion, job.trace.free_sources(), keep=read if by_curves else None)
+    known = given or scores_of(job, criterion, job.trace.free_sources())
     values = known.by_source(job.trace)
     job.timings["score"] = time.perf_counter() - started
     barred = np.union1d(barred, unscored(job.trace, values))
@@ -158,7 +156,7 @@ def prune(
     mended: Repaired | None = None
     if asked.targets:
         if by_curves and sensed is None:
-            sensed = sensitivities_of(job, known, normalize, barred, read)
+            sensed = sensitivities_of(job, known, normalize, barred)
         order = ordered(job.trace, job.groups, values, normalize, barred)
         cuts = None if sensed is None else sensed.cuts_of(order.start.trace, order.groups, order.score)
         met = meet(job, order, cuts, wishes, partial(finished, job, method), judging(everything))

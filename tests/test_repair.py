@@ -503,7 +503,7 @@ def test_what_is_held_is_what_the_net_computes() -> None:
     model = job.trace.graph.model
     step = frontier.Step
     graph = job.trace.graph
-    steps = [step(("r", "d"), graph.producer["c"]), step(("r", "c"), graph.producer["d"]), step(("e",))]
+    steps = [step(("r", "d"), (graph.producer["c"],)), step(("r", "c"), (graph.producer["d"],)), step(("e",))]
     net_ = frontier.frontier(model, job.samples, 16, RUNTIME, MEMORY, steps)
     for names, weight in ((("r", "d"), "w1"), (("r", "c"), "w2"), (("e",), "")):
         net_.reach(names)
