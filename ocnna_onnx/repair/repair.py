@@ -73,6 +73,7 @@ class Job:
 
     trace: Trace
     rewritten: Rewritten
+    shapes: Shapes
     constants: Constants
     student: Frontier
     teacher: Frontier
@@ -127,7 +128,7 @@ def _repaired(
     batch = batch_size(trace.shapes, samples)
     student = frontier(small, samples, batch, runtime, memory // 2, [p.student for p in plans])
     teacher = frontier(trace.graph.model, samples, batch, runtime, memory // 2, [p.teacher for p in plans])
-    job = Job(trace, rewritten, constants, student, teacher, Repaired(), left, method)
+    job = Job(trace, rewritten, shapes, constants, student, teacher, Repaired(), left, method)
     for k, plan in enumerate(plans):
         progress(k, len(plans))
         reason = _repair_layer(job, plan)
@@ -273,7 +274,7 @@ def _together(job: Job, plan: _Plan, sight: _Sight, begins: Threshold | None) ->
         scale = affine(job.graph, job.constants, job.found.values, plan.total, size)[0]
     late = np.arange(sight.count) % HELD_OUT == HELD_OUT - 1
     pair = Pair(front, layer, sight.target, scale, begins, sight.count)
-    values, left = refitted_together(student, job.constants, pair, late)
+    values, left = refitted_together(student, job.shapes, job.constants, pair, late)
     if values:
         names = job.graph.names
         job.found.pairs[names[layer.node]] = (names[front.node], left)
