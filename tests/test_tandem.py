@@ -142,7 +142,7 @@ def _net(tail: str, norms: bool | None, strides: int = 1) -> onnx.ModelProto:
         t = Relu(s)
         h = Conv<pads=[1,1,1,1], strides=[{strides},{strides}]>(t, w1{"" if norms else ", c1"})
         {between}
-        o = Conv<pads=[1,1,1,1]>(r, w2, c2)
+        o = Conv<pads=[1,1,1,1]>(r, w2{"" if "g2" in tail else ", c2"})
         {tail}
         q = GlobalAveragePool(z) f = Flatten(q) y = Gemm(f, w3, c3) }}"""
     model = onnx.parser.parse_model(text)
@@ -163,6 +163,10 @@ def _net(tail: str, norms: bool | None, strides: int = 1) -> onnx.ModelProto:
             numpy_helper.from_array(np.float32(6), "high"),
         ]
     )
+    if "g2" in tail:
+        model.graph.initializer.extend([array("g2", 8), array("b2", 8), array("m2", 8)])
+        model.graph.initializer.append(numpy_helper.from_array(np.full(8, 4, np.float32), "v2"))
+        del model.graph.initializer[[t.name for t in model.graph.initializer].index("c2")]
     if norms:
         model.graph.initializer.extend([array("g", 12), array("b", 12), array("m", 12)])
         model.graph.initializer.append(numpy_helper.from_array(np.full(12, 4, np.float32), "v"))
@@ -179,6 +183,8 @@ def _net(tail: str, norms: bool | None, strides: int = 1) -> onnx.ModelProto:
         ("z = Relu(o)", False, 2),
         ("z = Identity(o)", True, 1),
         ("z = Relu(o)", None, 2),
+        ("u = BatchNormalization(o, g2, b2, m2, v2) z = Relu(u)", True, 1),
+        ("u = BatchNormalization(o, g2, b2, m2, v2) z = Relu(u)", None, 1),
     ],
 )
 def test_a_net_comes_closer_when_pairs_are_refitted(

@@ -29,7 +29,7 @@ from .channelmap import Places, Residue, channel_rows, composed, is_too_large, p
 from .frontier import Frontier, Step, frontier
 from .judge import how_much_worse
 from .layers import Layer, find_layers, notes_of, pruned_constants, pruned_shapes
-from .rectified import Threshold, predicted, threshold
+from .rectified import Threshold, predicted, scale_behind, threshold
 from .residual import Residual, affine, residual
 from .solve import Fit, Pairs, fit, pilot
 from .together import Pair, front_of, refitted_together
@@ -236,7 +236,7 @@ def _repair_layer(job: Job, plan: _Plan) -> str:
     result = _rectified(job, layer, sight, offset, weight, old, result, begins)
     reason = _accept(job, layer, sight.stored(result.weight, value), (result.bias - old).reshape(-1))
     if not reason and plan.front is not None and job.method == "least-squares":
-        _together(job, plan, sight, begins)
+        _together(job, plan, sight, begins, (result.bias - old).reshape(-1))
     job.found.layers[job.graph.names[layer.node]] = _errors(told, energy, bool(reason))
     return reason
 
@@ -262,8 +262,8 @@ def _rectified(
     return second if second.ridge is not None else first
 
 
-def _together(job: Job, plan: _Plan, sight: _Sight, begins: Threshold | None) -> None:
-    """The layer and the one in front of it once more, as one problem."""
+def _together(job: Job, plan: _Plan, sight: _Sight, begins: Threshold | None, shift: FloatArray) -> None:
+    """The layer and the one in front of it once more, as one problem. shift: of the bias, as it was just repaired."""
     student, front, layer = job.student, plan.front, plan.layer
     assert front is not None
     if len(student.held[front.map.tensor]) != student.samples or sight.count != student.samples:
@@ -272,8 +272,10 @@ def _together(job: Job, plan: _Plan, sight: _Sight, begins: Threshold | None) ->
     if plan.total is not None and plan.total.between:
         size = job.constants.shape[layer.map.output][layer.map.out_axis]
         scale = affine(job.graph, job.constants, job.found.values, plan.total, size)[0]
+    elif plan.total is None:
+        scale = scale_behind(student, layer.map.output)
     late = np.arange(sight.count) % HELD_OUT == HELD_OUT - 1
-    pair = Pair(front, layer, sight.target, scale, begins, sight.count)
+    pair = Pair(front, layer, sight.target, scale, begins, sight.count, shift)
     values, left = refitted_together(student, job.shapes, job.constants, pair, late)
     if values:
         names = job.graph.names

@@ -64,7 +64,8 @@ def front_of(trace: Trace, graph: Graph, shapes: Shapes, constants: Constants, l
 @dataclass(frozen=True)
 class Pair:
     """front: the layer in front. target: of the second layer, of a slice of samples. scale: what becomes of each of its
-    outputs in the sum behind it, or None. begins: the Relu behind it, or None."""
+    outputs in the sum behind it, or None. begins: the Relu behind it, or None. shift: what the second layer's repair
+    has put into its slot, [outputs]: where that lies behind the layer, its own output is without it."""
 
     front: Layer
     layer: Layer
@@ -72,6 +73,7 @@ class Pair:
     scale: AnyArray | None
     begins: Threshold | None
     count: int
+    shift: npt.NDArray[np.float64]
 
 
 def refitted_together(
@@ -113,7 +115,8 @@ def _chosen(
     b = prod(out_positions(pair.layer.map, (1, 0, *sizes))) * (
         student.weights[pair.layer.weight.name].shape[1] * pair.layer.map.taps + 1
     )
-    most = HELD // max(a, b)
+    c = 4 * prod(out_positions(pair.front.map, shape)) * student.weights[pair.layer.weight.name].shape[1]
+    most = HELD // max(a, b, c)
     numbers = np.arange(pair.count)
     fit, judge = numbers[~late], numbers[late]
     if min(most, len(fit)) < LEAST or not len(judge):
@@ -133,6 +136,8 @@ def _start(student: Frontier, pair: Pair) -> tuple[Tandem, tuple[bool, bool]]:
         bias = np.zeros(weight.shape[1]) + layer.offset
         if layer.slot is not None:
             bias = bias + layer.slot.bias(student.weights[layer.slot.name]).reshape(-1)
+            if layer is pair.layer and not layer.slot.own:
+                bias = bias + pair.shift
         parts.append((weight, bias))
     (w1, b1), (w2, b2) = parts
     channels = len(w2) // pair.layer.map.taps
