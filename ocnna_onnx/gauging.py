@@ -30,7 +30,7 @@ from .plan.sensitivities import (
     read_sensitivities,
     sensitivities_from_json,
 )
-from .scoring import given_scores, scores_of
+from .scoring import about_run, given_scores, scores_of
 from .sensing import CUTS, damages, readings
 from .settings import settings_of
 from .trace.groups import Group
@@ -86,15 +86,11 @@ def sensitivities_of(job: Opened, known: Scores, normalize: str, barred: IntArra
     settings = job.settings
     about = {
         "what": "sensitivities",
-        "model": job.loaded.sha256,
-        "shapes": job.trace.shapes.feeds,
+        **about_run(job),
         "scores": known.to_json(),
         "normalize": normalize,
         "barred": barred.tolist(),
         "cuts": CUTS,
-        "seed": settings.seed,
-        "runtime": [settings.runtime.providers, settings.runtime.threads, os.cpu_count()],
-        "strict": settings.strict_inputs,
     }
     key = key_of(about, job.samples) if settings.cache else ""
     found = cached(key, sensitivities_from_json) if key else None

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from .calibrate.stream import stream, workers
+from .calibrate.stream import Tap, stream, workers
 from .criteria.request import Criterion, Options, Request, Subject
 from .data.samples import Samples
 from .errors import UsageError
@@ -33,16 +33,21 @@ def measured(
     asked = [_request(rule, subject, options) for rule, options in criteria]
     taps = [tap for request in asked if isinstance(request, Request) for tap in request.taps]
     if taps:
-        stream(
-            trace.graph,
-            trace.shapes,
-            taps,
-            samples,
-            settings.runtime,
-            settings.memory,
-            lambda done, total: settings.progress("calibrate", done, total),
-        )
+        watch(trace, taps, samples, settings)
     return [_finished(request) for request in asked]
+
+
+def watch(trace: Trace, taps: Sequence[Tap], samples: Samples, settings: Settings) -> None:
+    """One pass over the samples, with its progress. Raises DataError."""
+    stream(
+        trace.graph,
+        trace.shapes,
+        taps,
+        samples,
+        settings.runtime,
+        settings.memory,
+        lambda done, total: settings.progress("calibrate", done, total),
+    )
 
 
 def _request(rule: Criterion, subject: Subject, options: Options) -> Request | UsageError:

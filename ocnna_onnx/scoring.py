@@ -46,7 +46,7 @@ def scores_of(
     say in rounding); layers whose output is not finite are left out there."""
     trace, samples, settings = opened.trace, opened.samples, opened.settings
     name, rule, options = parsed(criterion)
-    about = {**_about(opened), "criterion": criterion, "options": options, "others": others}
+    about = {**about_run(opened), "criterion": criterion, "options": options, "others": others}
     key = key_of(about, samples if rule.images else None) if settings.cache else ""
     found = cached(key, scores_from_json) if key else None
     if found is not None:
@@ -74,7 +74,7 @@ def scores_together(opened: Opened, criteria: Sequence[str]) -> dict[str, Scores
     trace, samples, settings = opened.trace, opened.samples, opened.settings
     sources = trace.free_sources()
     rules = {c: parsed(c) for c in criteria}
-    key = key_of({**_about(opened), "together": list(criteria)}, samples) if settings.cache else ""
+    key = key_of({**about_run(opened), "together": list(criteria)}, samples) if settings.cache else ""
     known = {c: cached(f"{key}-{k}", scores_from_json) if key else None for k, c in enumerate(criteria)}
     found: dict[str, Scores | UsageError] = {c: s for c, s in known.items() if s is not None}
     if len(found) < len(criteria):  # all of them once more: what is tapped together has a say in rounding
@@ -93,8 +93,8 @@ def scores_together(opened: Opened, criteria: Sequence[str]) -> dict[str, Scores
     return {c: found[c] for c in criteria}
 
 
-def _about(opened: Opened) -> dict[str, Any]:
-    """What any scores depend on besides the criterion and the samples."""
+def about_run(opened: Opened) -> dict[str, Any]:
+    """What any measurement depends on besides its own options and the samples."""
     settings = opened.settings
     return {
         "model": opened.loaded.sha256,

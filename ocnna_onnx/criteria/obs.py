@@ -55,7 +55,7 @@ def request(subject: Subject, options: Options) -> Request:
     """
     found = [r for r in readers(subject.trace) if np.isin(r.units, _wanted(subject)).any()]
     taps, gathered = covariances(found, subject.samples, subject.seed)
-    return Request(tuple(taps), lambda: channel_costs(subject, found, gathered, options["damping"]))
+    return Request(tuple(taps), lambda: _finish(subject, found, gathered, options["damping"]))
 
 
 OBS = Criterion(request, "Hassibi 1993; Frantar 2022; Kurtić 2023", {"damping": DAMPING})
@@ -65,8 +65,8 @@ def _wanted(subject: Subject) -> IntArray:
     return np.unique(np.concatenate([s.units for s in subject.layers] or [np.zeros(0, np.int64)]))
 
 
-def channel_costs(
-    subject: Subject, found: Sequence[Reader], gathered: Sequence[Covariance], damping: float = DAMPING
+def _finish(
+    subject: Subject, found: Sequence[Reader], gathered: Sequence[Covariance], damping: float
 ) -> list[FloatArray]:
     """The scores of every layer of the subject, from covariances of what reads them."""
     trace = subject.trace

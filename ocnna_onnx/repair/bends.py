@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from ..calibrate.linear import linear, out_positions
+from ..calibrate.linear import linear
 from ..model.constants import Constants
 from ..model.graph import attribute
 from ..model.shapes import Shapes
@@ -159,7 +159,7 @@ def _depthwise(
         shift = student.weights[node.input[2]].astype(np.float32)
     shape = (1, len(weight), *sizes)
     kernel = np.ascontiguousarray(weight.reshape(len(weight), -1).T, np.float32)
-    return Depthwise(kernel, shift, replace(Windows.of(map_, shape), out=out_positions(map_, shape)))
+    return Depthwise(kernel, shift, Windows.of(map_, shape))
 
 
 def _limits(constants: Constants, node: onnx.NodeProto) -> tuple[float, float] | None:

@@ -37,8 +37,8 @@ from .transposed import Stuffing, reversed_kernel, stored_kernel, stuffed, stuff
 from .values import with_values
 
 FloatArray = npt.NDArray[np.float64]
-Target = Callable[[slice], AnyArray]
-"""What a layer's outputs should be, of a slice of samples: [samples, …]."""
+Target = Callable[[slice | npt.NDArray[np.int64]], AnyArray]
+"""What a layer's outputs should be, of some samples: [samples, …]."""
 
 HELD_OUT = 8
 """One sample of so many chooses the shrinkage, and says whether a layer's repair helps."""
@@ -510,7 +510,7 @@ def _target(job: Job, plan: _Plan) -> tuple[Target, str]:
     usable = np.abs(scale) > 1e-6
     plain = job.teacher.held[map_.output]
 
-    def values(part: slice) -> AnyArray:
+    def values(part: slice | npt.NDArray[np.int64]) -> AnyArray:
         missing = kept.slice(name, np.asarray(whole[part], np.float32)) - stream[part]
         form = [-1 if a == map_.out_axis else 1 for a in range(missing.ndim)]
         back = (missing - shift.reshape(form)) / np.where(usable, scale, 1).reshape(form)

@@ -88,11 +88,14 @@ def improved(
     best, now = start, _error(start, held_out, setting)
     before = now
     some = seen[::FEW]
-    if _tried(start, some, held_out, setting, _spectrum_of(some, setting), DAMPINGS[-1])[0] > (1 - WORTH) * now:
+    if (
+        _tried(start, some, held_out, setting, _spectrum([part.x for part in some], setting), DAMPINGS[-1])[0]
+        > (1 - WORTH) * now
+    ):
         return start, now, now
     dampings = iter(DAMPINGS)
     damping = next(dampings)
-    curvature = _spectrum_of(seen, setting)
+    curvature = _spectrum([part.x for part in seen], setting)
     for _ in range(STEPS):
         error, found = _tried(best, seen, held_out, setting, curvature, damping)
         if error < now:
@@ -135,14 +138,10 @@ def _error(at: Tandem, parts: Sequence[Part], setting: Setting) -> float:
     return float(sum(sums) / sum(rows))
 
 
-def _spectrum_of(parts: Sequence[Part], setting: Setting) -> tuple[Double, Double]:
-    return _spectrum([(part.x, len(part.x)) for part in parts], setting)
-
-
-def _spectrum(rows: Sequence[tuple[Array, int]], setting: Setting) -> tuple[Double, Double]:
-    """Eigenvalues and vectors of the second moments of features, from chunks of rows with their numbers."""
-    moments = reduce(np.add, setting.pool.map(lambda pair: (pair[0].T @ pair[0]).astype(np.float64), rows))
-    values, vectors = np.linalg.eigh(moments / sum(n for _, n in rows))
+def _spectrum(rows: Sequence[Array], setting: Setting) -> tuple[Double, Double]:
+    """Eigenvalues and vectors of the second moments of features, from chunks of rows."""
+    moments = reduce(np.add, setting.pool.map(lambda x: (x.T @ x).astype(np.float64), rows))
+    values, vectors = np.linalg.eigh(moments / sum(map(len, rows)))
     return values.clip(min=0), vectors
 
 
@@ -187,7 +186,7 @@ def _step(
     local = list(setting.pool.map(lambda part: _Local.of(at, part, setting), parts))
     rows = sum(len(one.missing) for one in local)
     slopes = np.mean([gain(one.bends, one.slopes) for one in local], axis=0) * sum(len(p.x) for p in parts)
-    further = _spectrum([(one.seen, len(one.seen)) for one in local], setting)
+    further = _spectrum([one.seen for one in local], setting)
     squares = setting.weight**2
     gains = (squares * at.second[:-1] ** 2).sum(axis=1).reshape(-1, at.first.shape[1]).sum(axis=0) * slopes / rows
     levels = float(curvature[0].mean() * gains.mean()), float(further[0].mean() * squares.mean())

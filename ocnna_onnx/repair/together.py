@@ -63,13 +63,13 @@ def front_of(trace: Trace, graph: Graph, shapes: Shapes, constants: Constants, l
 
 @dataclass(frozen=True)
 class Pair:
-    """front: the layer in front. target: of the second layer, of a slice of samples. scale: what becomes of each of its
+    """front: the layer in front. target: of the second layer, of samples by number. scale: what becomes of each of its
     outputs in the sum behind it, or None. begins: the Relu behind it, or None. shift: what the second layer's repair
     has put into its slot, [outputs]: where that lies behind the layer, its own output is without it."""
 
     front: Layer
     layer: Layer
-    target: Callable[[slice], AnyArray]
+    target: Callable[[npt.NDArray[np.int64]], AnyArray]
     scale: AnyArray | None
     begins: Threshold | None
     count: int
@@ -151,7 +151,7 @@ def _part(student: Frontier, pair: Pair, sizes: tuple[int, ...], numbers: npt.ND
     x = np.asarray(student.held[front.tensor][numbers], np.float32)
     seen = features(front, x)[0]
     seen = np.concatenate([seen, np.ones((len(seen), 1), np.float32)], axis=1)
-    wanted = np.concatenate([pair.target(slice(n, n + 1)) for n in numbers])
+    wanted = pair.target(numbers)
     target = np.ascontiguousarray(outputs(layer, wanted)[0], np.float32)
     windows = Windows.of(layer, (len(x), 1, *sizes))
     if begins is None:
