@@ -29,21 +29,21 @@ def has_bfloat16(model: onnx.ModelProto) -> bool:
     ) or any(_makes(a) for n in _nodes(model) for a in n.attribute)  # fmt: skip
 
 
-def fp32_twin(model: onnx.ModelProto, rounding: bool = False) -> onnx.ModelProto:
-    """A copy that computes in float32 wherever the model does in bfloat16. rounding: a Cast to bfloat16 still rounds
-    (constants must keep their values; activations would differ by chance)."""
+def fp32_twin(model: onnx.ModelProto, rounding: bool = False, of: int = BFLOAT16) -> onnx.ModelProto:
+    """A copy that computes in float32 wherever the model does in bfloat16, or in another type `of`. rounding: a Cast to
+    bfloat16 still rounds (constants must keep their values; activations would differ by chance)."""
     twin = onnx.ModelProto()
     twin.CopyFrom(model)
     for tensor in _tensors(twin):
-        if tensor.data_type == BFLOAT16:
+        if tensor.data_type == of:
             tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name))
     for kind in _declared(twin):
-        if kind.elem_type == BFLOAT16:
+        if kind.elem_type == of:
             kind.elem_type = FLOAT
-    casts = [n for n in twin.graph.node if n.op_type == "Cast" and any(_makes(a) for a in n.attribute)]
+    casts = [n for n in twin.graph.node if n.op_type == "Cast" and any(_makes(a, of) for a in n.attribute)]
     for node in _nodes(twin):
         for attribute in node.attribute:
-            if _makes(attribute):
+            if _makes(attribute, of):
                 attribute.i = FLOAT
     if rounding and casts:
         _round(twin, {n.output[0] for n in casts})
@@ -86,8 +86,8 @@ def _round(model: onnx.ModelProto, rounded: set[str]) -> None:
     model.graph.node.extend(copies)
 
 
-def _makes(attribute: onnx.AttributeProto) -> bool:
-    return attribute.i == BFLOAT16 and attribute.name in TYPE_ATTRIBUTES and not attribute.ref_attr_name
+def _makes(attribute: onnx.AttributeProto, of: int = BFLOAT16) -> bool:
+    return attribute.i == of and attribute.name in TYPE_ATTRIBUTES and not attribute.ref_attr_name
 
 
 def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
