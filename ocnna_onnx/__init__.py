@@ -21,6 +21,8 @@ _PUBLIC = {  # name -> module; loaded when first used, so that importing the pac
     "Sensitivities": "plan.sensitivities",
     "Sensitivity": "plan.sensitivities",
     "read_sensitivities": "plan.sensitivities",
+    "distill": "distilling",
+    "Distilled": "distilling",
     "inspect": "pipeline",
     "apply": "pipeline",
     "check": "verify",
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from .criteria.scores import Scores, read_scores
     from .data.imageoptions import ImageOptions
     from .data.reader import CalibrationReader, calibration_reader
+    from .distilling import Distilled, distill
     from .errors import DataError, ModelError, NothingFree, OcnnaError, ProofFailed, ShapeNeeded, UsageError
     from .finishing import Result
     from .gauging import sensitivity
@@ -61,6 +64,7 @@ __all__ = [
     "CalibrationReader",
     "CheckResult",
     "DataError",
+    "Distilled",
     "ImageOptions",
     "Inspection",
     "ModelError",
@@ -79,6 +83,7 @@ __all__ = [
     "apply",
     "calibration_reader",
     "check",
+    "distill",
     "inspect",
     "prune",
     "read_plan",

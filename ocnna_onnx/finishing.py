@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -50,11 +50,18 @@ class Result:
 
         Raises UsageError where `path` is the file that was pruned (unless `overwrite`), or holds its weights.
         """
-        target = Path(path)
-        for k, source in enumerate(self.sources):
-            if target.exists() and source.exists() and target.samefile(source) and (k or not overwrite):
-                raise UsageError(f"{target}: is the model that was pruned, or holds its weights; choose another path")
-        return save(self.model, target, self.external)
+        return save_beside(self.model, Path(path), self.external, self.sources, overwrite)
+
+
+def save_beside(
+    model: onnx.ModelProto, target: Path, external: bool, sources: Sequence[Path], overwrite: bool
+) -> int:
+    """Write a model made from `sources`, none of which may be written over (the first: unless `overwrite`). Raises
+    UsageError."""
+    for k, source in enumerate(sources):
+        if target.exists() and source.exists() and target.samefile(source) and (k or not overwrite):
+            raise UsageError(f"{target}: is the model that was pruned, or holds its weights; choose another path")
+    return save(model, target, external)
 
 
 def finished(job: Opened, method: str, decided: Decided) -> tuple[onnx.ModelProto, Repaired]:

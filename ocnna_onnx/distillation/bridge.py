@@ -73,12 +73,20 @@ class Bridge:
         found = self.module(*(feed[name] for name in self.inputs))
         return tuple(found)
 
-    def value(self, name: str) -> AnyArray:
-        """The initializer as it is now, float32, in the file's orientation."""
+    def value(self, name: str, held: torch.Tensor | None = None) -> AnyArray:
+        """The initializer as it is now (or as `held` has its parameter), float32, in the file's orientation."""
         place = self.places[name]
-        array = self.weights[name].detach().numpy()
+        array = (self.weights[name] if held is None else held).detach().numpy()
         array = array.T if place.transposed else array
         return np.array(array if place.scale == 1.0 else array / np.float32(place.scale), np.float32)
+
+    def parameter(self, name: str, value: AnyArray) -> Any:
+        """The reverse of `value`: what the initializer's parameter holds then."""
+        import torch
+
+        place = self.places[name]
+        array = np.asarray(value.T if place.transposed else value, np.float32) * np.float32(place.scale)
+        return torch.from_numpy(np.ascontiguousarray(array))
 
 
 def cross(net: Plain, taps: Sequence[str] = (), train: bool = False) -> Bridge:

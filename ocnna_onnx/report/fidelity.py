@@ -71,6 +71,12 @@ def squared_error(
     return distance
 
 
+def kinds_of(model: Model, samples: Samples, batch: int, runtime: Runtime) -> dict[str, str]:
+    """How each output that counts is compared, by what it is on the first batch. Raises UsageError."""
+    with closing(_outputs(model, None, samples, batch, runtime)) as batches:
+        return _kinds(next(batches))
+
+
 def _centred(kind: str, output: AnyArray) -> AnyArray:
     if kind not in (KL, PROBABILITIES):
         return output

@@ -1,0 +1,167 @@
+"""The steps: the student's weights follow the gradient, are judged on the way, and the best of them are kept."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import DataError
+from ..model.graph import AnyArray
+from .bridge import Bridge
+from .feeding import Feeding
+from .judging import Verdict, better
+from .loss import Loss
+from .recipe import AVERAGED, CHECKS, RATE, WARM
+
+if TYPE_CHECKING:
+    import torch
+
+Values = dict[str, AnyArray]
+
+SAVED_EVERY = 60.0
+"""Seconds after which a checkpoint is due."""
+
+TRIED = 4
+"""Steps that are timed, behind a first one that is not, to turn seconds into steps."""
+
+
+@dataclass(frozen=True)
+class Nets:
+    """student, teacher: their tensors are compared by `loss` on the feeds of `feeding`, of which `runs` make a step."""
+
+    student: Bridge
+    teacher: Bridge
+    loss: Loss
+    feeding: Feeding
+    runs: int
+
+
+@dataclass
+class State:
+    """Where a run stands. step: done so far. averaged: running mean of each weight. best: values of the best candidate,
+    None for the starting weights; taken: the step that it is of. checks: what was judged, for the report."""
+
+    steps: int
+    step: int = 0
+    averaged: dict[str, torch.Tensor] = field(default_factory=dict)
+    best: Values | None = None
+    verdict: Verdict | None = None
+    taken: int = 0
+    checks: list[dict[str, Any]] = field(default_factory=list)
+    loss: float = 0.0
+    interrupted: bool = False
+
+
+def gradient(nets: Nets, step: int) -> float:
+    """Add up the gradients of one step; returns the loss."""
+    import torch
+
+    total = 0.0
+    for k in range(nets.runs):
+        feed = nets.feeding(step * nets.runs + k)
+        with torch.no_grad():
+            wanted = nets.teacher(feed)
+        loss = nets.loss(nets.student(feed), wanted) / nets.runs
+        loss.backward()  # type: ignore[no-untyped-call]
+        total += loss.item()
+    for part, whole in nets.student.ties:
+        if part.grad is not None:
+            whole.grad = part.grad.T.clone() if whole.grad is None else whole.grad + part.grad.T
+            part.grad = None
+    return total
+
+
+def timed(nets: Nets) -> float:
+    """Seconds that a step takes, as it is now. Nothing is changed."""
+    gradient(nets, 0)
+    started = time.perf_counter()
+    for k in range(TRIED):
+        gradient(nets, k)
+    for weight in nets.student.weights.values():
+        weight.grad = None
+    return (time.perf_counter() - started) / TRIED
+
+
+def rate(step: int, steps: int) -> float:
+    """The share of the rate at a step: it rises, then falls to zero along a cosine (Loshchilov, Hutter 2017, eq. 5)."""
+    warm = max(1.0, WARM * steps)
+    return min(1.0, (step + 1) / warm) * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+def optimizer_of(weights: Mapping[str, torch.nn.Parameter]) -> Any:
+    """AdamW without decay (the starting weights are good ones)."""
+    import torch
+
+    return torch.optim.AdamW(list(weights.values()), lr=RATE, betas=(0.9, 0.99), weight_decay=0.0)
+
+
+def follow(
+    nets: Nets,
+    state: State,
+    optimizer: Any,
+    start: Verdict,
+    held: int,
+    judge: Callable[[Values], Verdict],
+    save: Callable[[], None],
+    progress: Callable[[State], None],
+) -> None:
+    """Take the steps that are left, in place. judge: on values of the weights; held: on how many samples. save: writes a
+    checkpoint. A KeyboardInterrupt ends it: what was best so far stays. Raises DataError where the loss is no number."""
+    import torch
+
+    weights = nets.student.weights
+    if not state.averaged:
+        state.averaged = {n: w.detach().clone() for n, w in weights.items()}
+    every = max(1, -(-state.steps // CHECKS))
+    saved = time.monotonic()
+    try:
+        while state.step < state.steps:
+            share = rate(state.step, state.steps)
+            for group in optimizer.param_groups:
+                group["lr"] = RATE * share
+            loss = gradient(nets, state.step)
+            if not math.isfinite(loss):
+                raise DataError(f"the loss is no number at step {state.step + 1} of the distillation")
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            state.step += 1
+            keep = min(AVERAGED, state.step / (state.step + 9))
+            with torch.no_grad():
+                for name, mean in state.averaged.items():
+                    mean.lerp_(weights[name].detach(), 1 - keep)
+            state.loss = loss if state.step == 1 else 0.9 * state.loss + 0.1 * loss
+            if state.step % every == 0 or state.step == state.steps:
+                _check(nets, state, start, held, judge)
+            if time.monotonic() - saved > SAVED_EVERY or state.step == state.steps:
+                save()
+                saved = time.monotonic()
+            progress(state)
+    except KeyboardInterrupt:
+        state.interrupted = True
+        save()
+
+
+def _check(nets: Nets, state: State, start: Verdict, held: int, judge: Callable[[Values], Verdict]) -> None:
+    """Judge the weights and their running mean."""
+    row: dict[str, Any] = {"step": state.step, "loss": state.loss}
+    for what, values in (("averaged", _averaged(nets.student, state)), ("last", _values(nets.student))):
+        if not all(np.isfinite(v).all() for v in values.values()):
+            continue
+        verdict = judge(values)
+        row[what] = verdict.to_json()
+        if better(verdict, state.verdict, start, held):
+            state.best, state.verdict, state.taken = values, verdict, state.step
+    state.checks.append(row)
+
+
+def _values(student: Bridge) -> Values:
+    return {name: student.value(name) for name in student.weights}
+
+
+def _averaged(student: Bridge, state: State) -> Values:
+    return {name: student.value(name, state.averaged[name]) for name in student.weights}
