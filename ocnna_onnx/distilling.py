@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -87,7 +86,9 @@ def distill(
     settings = settings_of(**common)
     recipe = recipe_of(time, steps, temperature, augment, settings.seed)
     if settings.data is None:
-        raise UsageError("distillation learns from samples: give data (--data), the more the better; labels are not needed")
+        raise UsageError(
+            "distillation learns from samples: give data (--data), the more the better; labels are not needed"
+        )
     if resume and checkpoint is None:
         raise UsageError("resume needs the checkpoint to go on from")
     onnx2torch()
@@ -102,7 +103,9 @@ def distill(
     given = plan if plan is None or isinstance(plan, Plan) else read_plan(Path(plan))
     plans = plans_between(before, after, given)
     strict = [settings.strict_inputs or is_strict(p) for p in plans]
-    lineage = descend(before, after, plans, settings, probe_shapes(samples, settings.input_shapes), probe_values(samples), strict)
+    lineage = descend(
+        before, after, plans, settings, probe_shapes(samples, settings.input_shapes), probe_values(samples), strict
+    )
     settings.progress("load", 2, 2)
     whole = after.model.whole()
     subject = Subject(before.model, before.sha256, whole, after.sha256, lineage)

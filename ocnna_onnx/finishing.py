@@ -53,9 +53,7 @@ class Result:
         return save_beside(self.model, Path(path), self.external, self.sources, overwrite)
 
 
-def save_beside(
-    model: onnx.ModelProto, target: Path, external: bool, sources: Sequence[Path], overwrite: bool
-) -> int:
+def save_beside(model: onnx.ModelProto, target: Path, external: bool, sources: Sequence[Path], overwrite: bool) -> int:
     """Write a model made from `sources`, none of which may be written over (the first: unless `overwrite`). Raises
     UsageError."""
     for k, source in enumerate(sources):

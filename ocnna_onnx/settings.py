@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 Progress = Callable[[str, int, int], None]
-"""Called with a stage's name, how much of it is done, and how much there is."""
+"""Called with a stage's name (of a distillation with a note behind it: `distil (loss 0.2, …)`), how much of it is done,
+and how much there is."""
 
 
 class Common(TypedDict, total=False):

@@ -1,5 +1,5 @@
-"""The command line: `prune`, `inspect`, `score`, `sensitivity`, `apply`, `check`. Parses, calls the library, prints; no
-logic."""
+"""The command line: `prune`, `inspect`, `score`, `sensitivity`, `apply`, `check`, `distill`. Parses, calls the library,
+prints; no logic."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import click
 from .. import __version__
 from .apply import apply_command
 from .check import check_command
+from .distill import distill_command
 from .inspect import inspect_command
 from .prune import prune_command
 from .score import score_command
@@ -59,3 +60,4 @@ main.add_command(score_command, "score")
 main.add_command(sensitivity_command, "sensitivity")
 main.add_command(apply_command, "apply")
 main.add_command(check_command, "check")
+main.add_command(distill_command, "distill")

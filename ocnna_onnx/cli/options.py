@@ -105,15 +105,19 @@ def runtime_options(command: Command) -> Command:
     return command
 
 
+def memory_option(command: Command) -> Command:
+    """--memory."""
+    text = "What calibration (and a distillation) may hold, as 2GB.  [default: a quarter of the machine]"
+    return click.option("--memory", metavar="SIZE", help=text)(command)
+
+
 def calibration_options(command: Command) -> Command:
     """--criterion, --memory, --no-cache: how filters are scored."""
     for option in (
         click.option(
             "--no-cache", is_flag=True, help="Measure anew (scores, sensitivities), and keep nothing for later runs."
         ),
-        click.option(
-            "--memory", metavar="SIZE", help="What calibration may hold, as 2GB.  [default: a quarter of the machine]"
-        ),
+        memory_option,
         click.option(
             "--criterion",
             default="ocnna",

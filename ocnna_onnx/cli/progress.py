@@ -16,8 +16,9 @@ PATIENCE = 1.0
 
 @contextmanager
 def progress_bar(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
-    """A callback (stage, done, total) that keeps a bar for each stage. They are drawn after PATIENCE seconds, even if
-    no stage says a word from then on; a stage that starts again (a repair within a search) begins anew."""
+    """A callback (stage, done, total) that keeps a bar for each stage; what stands behind a stage's name in parentheses
+    is a note that may change. They are drawn after PATIENCE seconds, even if no stage says a word from then on; a stage
+    that starts again (a repair within a search) begins anew."""
     if quiet or not sys.stderr.isatty():
         yield lambda stage, done, total: None
         return
@@ -35,11 +36,12 @@ def progress_bar(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
     tasks: dict[str, TaskID] = {}
 
     def update(stage: str, done: int, total: int) -> None:
-        if stage not in tasks:
-            tasks[stage] = bar.add_task(stage, total=total)
+        name = stage.partition(" (")[0]
+        if name not in tasks:
+            tasks[name] = bar.add_task(stage, total=total)
         elif not done:
-            bar.reset(tasks[stage])
-        bar.update(tasks[stage], completed=done, total=total)
+            bar.reset(tasks[name])
+        bar.update(tasks[name], description=stage, completed=done, total=total)
 
     clock = threading.Timer(PATIENCE, bar.start)
     clock.daemon = True

@@ -32,7 +32,7 @@ PLACES: Mapping[str, Mapping[str, int]] = {
 """Operator -> the parameters of onnx2torch's module, and which operands of the node they are."""
 
 TRAINED: Mapping[str, tuple[int, ...]] = {
-    **{op: (1, 2) for op in PLACES},
+    **dict.fromkeys(PLACES, (1, 2)),
     "MatMul": (0, 1),
     "Add": (0, 1),
     "Sub": (0, 1),
@@ -57,9 +57,9 @@ class Place:
 
 @dataclass(frozen=True)
 class Bridge:
-    """module: feeds in the order of `inputs` -> a tuple, the tensors of `outputs`. weights: initializer -> its trainable
-    parameter, in the orientation of the first of its places. ties: (place's parameter, the parameter it is the
-    transpose of): they share memory, gradients must be added up. places: initializer -> the place of its parameter."""
+    """module: feeds in the order of `inputs` -> a tuple, the tensors of `outputs`. weights: initializer -> its
+    parameter, in the orientation of the first of its places. places: initializer -> the place of its parameter. ties:
+    (place's parameter, the parameter it is the transpose of): they share memory, gradients must be added up."""
 
     module: torch.nn.Module
     inputs: tuple[str, ...]
@@ -98,12 +98,12 @@ def cross(net: Plain, taps: Sequence[str] = (), train: bool = False) -> Bridge:
     import torch
 
     library = onnx2torch()
-    converters.registered()
+    converters.complete(net.model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # onnx2torch's, on numbers that tracing would lose
         inferred = onnx.shape_inference.infer_shapes(_with_shapes(net))
         try:
-            module = _converted(library, inferred)
+            module = library.convert(inferred, attach_onnx_mapping=True)
         except Exception as error:  # whatever its converters raise
             raise _refusal(net, inferred, error) from error
     module.eval()
@@ -129,44 +129,20 @@ def _with_shapes(net: Plain) -> onnx.ModelProto:
     return copy
 
 
-def _converted(library: Any, model: onnx.ModelProto) -> Any:
-    """onnx2torch's module; versions of operators that it does not know go to the newest that it does."""
-    from onnx2torch import converter
-
-    known = converter.get_converter
-
-    def lenient(operation_type: str, version: int, domain: str = "") -> Any:
-        try:
-            version = onnx.defs.get_schema(operation_type, version, domain).since_version
-        except (RuntimeError, onnx.defs.SchemaError):
-            pass
-        return converters.newest(operation_type, version, domain)
-
-    converter.get_converter = lenient
-    try:
-        return library.convert(model, attach_onnx_mapping=True)
-    finally:
-        converter.get_converter = known
-
-
 def _refusal(net: Plain, model: onnx.ModelProto, error: Exception) -> ModelError:
     """Which operator does not convert."""
+    from onnx2torch.node_converters import get_converter
     from onnx2torch.onnx_graph import OnnxGraph
 
     versions = {o.domain: o.version for o in model.opset_import}
     graph = OnnxGraph(model.graph)
     for called, node in zip(net.names, graph.nodes.values(), strict=True):
-        version = versions.get(node.domain, 1)
         try:
-            try:
-                version = onnx.defs.get_schema(node.operation_type, version, node.domain).since_version
-            except (RuntimeError, onnx.defs.SchemaError):
-                pass
-            converters.newest(node.operation_type, version, node.domain)(node, graph)
+            get_converter(node.operation_type, versions.get(node.domain, 1), node.domain)(node, graph)
         except Exception as reason:
             why = (str(reason).splitlines() or [type(reason).__name__])[0]
             if "Converter is not implemented" in why:
-                why = f"onnx2torch has no converter for version {version} of it"
+                why = "onnx2torch has no converter for it"
             text = f"node '{called}' ({node.operation_type}) cannot be converted to PyTorch: {why}"
             return ModelError(f"{text}; the net cannot be distilled")
     why = (str(error).splitlines() or [type(error).__name__])[0]
@@ -179,7 +155,8 @@ def _return(module: Any, net: Plain, outputs: Sequence[str]) -> None:
 
     graph = module.graph
     by_target = {str(n.target): n for n in graph.nodes if n.op == "call_module"}
-    inputs = dict(zip((i.name for i in net.model.graph.input), (n for n in graph.nodes if n.op == "placeholder"), strict=True))
+    placeholders = (n for n in graph.nodes if n.op == "placeholder")
+    inputs = dict(zip((i.name for i in net.model.graph.input), placeholders, strict=True))
     made = {name: (node, k) for node in net.model.graph.node for k, name in enumerate(node.output) if name}
     old = next(n for n in graph.nodes if n.op == "output")
     wanted = []
@@ -215,7 +192,7 @@ def _trainable(bridge: Bridge, net: Plain, torch: Any) -> Bridge:
     for call in [n for n in module.graph.nodes if n.op == "call_module"]:
         node = nodes[str(call.target)]
         own = module.get_submodule(str(call.target))
-        passed = [a for a in (*call.args, *call.kwargs.values())]
+        passed = [*call.args, *call.kwargs.values()]
         given = [n for n in own.onnx_mapping.inputs if n]
         for name, operand in zip(given, passed, strict=True):
             if operand.op == "get_attr" and name in stored:
@@ -256,7 +233,7 @@ def _placed(
     found: dict[str, list[Place]], node: onnx.NodeProto, own: Any, target: str, stored: Mapping[str, AnyArray]
 ) -> None:
     """Note where a module that was built around its weights holds them."""
-    held = {path: p for path, p in own.named_parameters()}
+    held = [path for path, _ in own.named_parameters()]
     for leaf, k in PLACES.get(node.op_type, {}).items():
         name = node.input[k] if k < len(node.input) else ""
         path = next((p for p in held if p == leaf or p.endswith(f".{leaf}")), None)

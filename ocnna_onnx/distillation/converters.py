@@ -12,6 +12,7 @@ from functools import cache, reduce
 from typing import Any
 
 import numpy as np
+import onnx
 
 from .extra import onnx2torch
 
@@ -32,7 +33,7 @@ def registered() -> None:
         ((18, 20), REDUCTIONS, _reduce),
         ((7, 9, 10), "Upsample", _upsample),
         ((7, 10, 11, 19, 22), "AveragePool", _average_pool),
-        ((1,), "MaxPool", _older("MaxPool", 8)),
+        ((1,), "MaxPool", known[registry.OperationDescription("", "MaxPool", 8)]),
         ((1, 22), "GlobalMaxPool", _global_max_pool),
         ((18,), "Split", _split),
         ((6, 7), "Dropout", _identity),
@@ -45,25 +46,24 @@ def registered() -> None:
                 known[registry.OperationDescription("", op, version)] = converter
 
 
-def newest(operation: str, version: int, domain: str) -> Any:
-    """The converter of this version, or of the newest that is older. Raises NotImplementedError where there is none."""
+def complete(model: onnx.ModelProto) -> None:
+    """See that the registry has what it can have for this model: ours, and for versions of operators that it does not
+    know the newest that it does."""
+    registered()
     from onnx2torch.node_converters import registry
 
-    try:
-        return registry.get_converter(operation, version, domain)
-    except NotImplementedError:
-        known = [k.version for k in registry._CONVERTER_REGISTRY if (k.domain, k.operation_type) == (domain, operation)]
-        older = [v for v in known if v <= version]
-        if not older:
-            raise
-        return registry._CONVERTER_REGISTRY[registry.OperationDescription(domain, operation, max(older))]
-
-
-def _older(operation: str, version: int) -> Callable[[Any, Any], Any]:
-    from onnx2torch.node_converters import registry
-
-    converter = registry._CONVERTER_REGISTRY[registry.OperationDescription("", operation, version)]
-    return converter  # type: ignore[no-any-return]
+    known = registry._CONVERTER_REGISTRY
+    versions = {o.domain: o.version for o in model.opset_import}
+    for operation, domain in {(n.op_type, n.domain) for n in model.graph.node}:
+        try:
+            version = onnx.defs.get_schema(operation, versions.get(domain, 1), domain).since_version
+        except onnx.defs.SchemaError:
+            continue
+        mine = [k.version for k in known if (k.domain, k.operation_type) == (domain, operation)]
+        older = [v for v in mine if v <= version]
+        if older and version not in older:
+            found = known[registry.OperationDescription(domain, operation, max(older))]
+            known[registry.OperationDescription(domain, operation, version)] = found
 
 
 def _result(node: Any, make: Callable[..., Any], inputs: int = 1) -> Any:
@@ -92,7 +92,9 @@ def _pad(node: Any, graph: Any) -> Any:
     """Pad of opset 18 on: `axes` as a fourth input."""
     from torch.nn import functional
 
-    mode = {"constant": "constant", "reflect": "reflect", "edge": "replicate"}.get(node.attributes.get("mode", "constant"))
+    mode = {"constant": "constant", "reflect": "reflect", "edge": "replicate"}.get(
+        node.attributes.get("mode", "constant")
+    )
     if mode is None:
         raise NotImplementedError("mode wrap")
     pads, value, axes = (_constant(node, graph, k) for k in (1, 2, 3))
@@ -128,7 +130,8 @@ def _slice(node: Any, graph: Any) -> Any:
     rank = len(graph.value_info[node.input_values[0]].type.tensor_type.shape.dim)
     a = node.attributes
     given = [_constant(node, graph, k) for k in (1, 2, 3, 4)]
-    starts, ends = (a.get(name) if v is None else v.tolist() for name, v in zip(("starts", "ends"), given, strict=False))
+    starts = a.get("starts") if given[0] is None else given[0].tolist()
+    ends = a.get("ends") if given[1] is None else given[1].tolist()
     axes = a.get("axes", list(range(len(starts)))) if given[2] is None else given[2].tolist()
     steps = [1] * len(starts) if given[3] is None else given[3].tolist()
     index, flipped = [slice(None)] * rank, []
@@ -213,7 +216,8 @@ def _average_pool(node: Any, graph: Any) -> Any:
     pool = (functional.avg_pool1d, functional.avg_pool2d, functional.avg_pool3d)[rank - 1]
     even = pads[:rank] == pads[rank:] and all(2 * p <= k for p, k in zip(pads, kernel, strict=False))
     if even:
-        given = {"stride": strides, "padding": pads[:rank], "ceil_mode": ceil, "count_include_pad": counted}
+        given: dict[str, Any] = {"stride": strides, "padding": pads[:rank]}
+        given |= {"ceil_mode": ceil, "count_include_pad": counted}
         return _result(node, lambda x: pool(x, kernel, **given))
     if ceil:
         raise NotImplementedError("asymmetric pads with ceil_mode")
@@ -249,8 +253,10 @@ def _space_to_depth(node: Any, graph: Any) -> Any:
 
     def moved(x: Any) -> Any:
         n, c, h, w = x.shape
-        return x.reshape(n, c, h // side, side, w // side, side).permute(0, 3, 5, 1, 2, 4).reshape(
-            n, c * side * side, h // side, w // side
+        return (
+            x.reshape(n, c, h // side, side, w // side, side)
+            .permute(0, 3, 5, 1, 2, 4)
+            .reshape(n, c * side * side, h // side, w // side)
         )
 
     return _result(node, moved)
@@ -267,5 +273,3 @@ def _mish(node: Any, graph: Any) -> Any:
     from torch.nn import functional
 
     return _result(node, functional.mish)
-
-

@@ -77,7 +77,9 @@ def split_of(samples: Samples, flips: bool) -> Split:
     index = np.arange(samples.count)
     held = index % every == every - 1
     if not held.any():
-        raise DataError(f"{samples.source}: {samples.count} samples are too few to distil: at least 2, better thousands")
+        raise DataError(
+            f"{samples.source}: {samples.count} samples are too few to distil: at least 2, better thousands"
+        )
     return Split(samples.take(index[~held]), samples.take(index[held]), flips)
 
 
@@ -123,9 +125,7 @@ def distilled(
                 files.write(checkpoint, about, _content(state, nets, optimizer))
 
         settings.progress("distil", first, state.steps)
-        follow(
-            nets, state, optimizer, start, split.held.count, judged, save, lambda s: _tell(settings, s)
-        )
+        follow(nets, state, optimizer, start, split.held.count, judged, save, lambda s: _tell(settings, s))
         took = time.perf_counter() - looped
         final = _final(subject, nets, state, split, settings)
     if state.best is not None:
@@ -190,8 +190,8 @@ def _same_outputs(original: onnx.ModelProto, pruned: onnx.ModelProto) -> None:
 
 
 def _batch(shapes: Shapes, samples: Samples, memory: int) -> int:
-    """Samples per run: what the model's inputs fix, else BATCH, or as many as fit half the memory with everything that a
-    step holds."""
+    """Samples per run: what the model's inputs fix, else BATCH, or as many as fit half the memory with everything that
+    a step holds."""
     fixed = [shapes.feeds[n][0] for n in samples.arrays if 0 not in shapes.dynamic.get(n, ()) and shapes.feeds[n]]
     if fixed:
         return fixed[0]
@@ -219,8 +219,8 @@ def _difference(called: str, net: Plain, bridge: Bridge, held: Samples, batch: i
         off = float(np.linalg.norm(b - a) / max(float(np.linalg.norm(a)), 1e-30)) if a.shape == b.shape else np.inf
         if not off <= EQUAL:
             raise ModelError(
-                f"{called} as a PyTorch net differs from onnxruntime at output '{name}' by {off:.1e} (limit {EQUAL:g}): "
-                "not distilled (a defect of a converter; please report it)"
+                f"{called} as a PyTorch net differs from onnxruntime at output '{name}' by {off:.1e} "
+                f"(limit {EQUAL:g}), and is not distilled (a defect of a converter; please report it)"
             )
         worst = max(worst, off)
     return worst
@@ -306,20 +306,20 @@ def _final(subject: Subject, nets: Nets, state: State, split: Split, settings: S
         off = float(np.linalg.norm(b - a) / max(float(np.linalg.norm(a)), 1e-30))
         if not off <= limit:
             raise ProofFailed(
-                f"the distilled file differs from the student at output '{name}' by {off:.1e} (limit {limit:g}), nothing "
-                "was written (a defect; please report it)"
+                f"the distilled file differs from the student at output '{name}' by {off:.1e} (limit {limit:g}): "
+                "nothing was written (a defect; please report it)"
             )
     return final
 
 
 def _tell(settings: Settings, state: State) -> None:
-    shown = state.verdict.agreement if state.verdict is not None else None
-    text = f"distil (loss {state.loss:.3f}"
-    text += f", held-out agreement {shown:.1%})" if shown is not None else ")"
-    settings.progress("distil", state.step, state.steps)
-    note = getattr(settings.progress, "describe", None)
-    if note is not None:
-        note("distil", text)
+    told = [f"loss {state.loss:.3f}"]
+    last = state.checks[-1].get("averaged") if state.checks else None
+    if last is not None and last["agreement"] is not None:
+        told.append(f"held-out agreement {last['agreement']:.1%}")
+    elif last is not None:
+        told.append(f"held-out error {last['error']:.2g}")
+    settings.progress(f"distil ({', '.join(told)})", state.step, state.steps)
 
 
 def _about(subject: Subject, split: Split, recipe: Recipe, nets: Nets, settings: Settings) -> dict[str, Any]:

@@ -28,7 +28,9 @@ def onnx2torch() -> ModuleType:
             return import_module("onnx2torch")
         except (ImportError, RuntimeError, OSError) as error:
             first = (str(error).splitlines() or [""])[0]
-            raise UsageError(f"distillation needs torch and onnx2torch, which do not load ({first}): {INSTALL}") from error
+            raise UsageError(
+                f"distillation needs torch and onnx2torch, which do not load ({first}): {INSTALL}"
+            ) from error
 
 
 @cache

@@ -1,5 +1,5 @@
-"""Which samples a step gets to see, as torch tensors. It follows from the seed and the number of the step alone, so that
-a run that was resumed sees what it would have seen."""
+"""Which samples a step gets to see, as torch tensors. It follows from the seed and the number of the step alone, so
+that a run that was resumed sees what it would have seen."""
 
 from __future__ import annotations
 

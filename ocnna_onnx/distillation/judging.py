@@ -32,9 +32,7 @@ class Verdict:
         return {"agreement": self.agreement, "accuracy": self.accuracy, "error": self.error}
 
 
-def judge_of(
-    original: Model, held: Samples, batch: int, runtime: Runtime, memory: int
-) -> Callable[[Model], Verdict]:
+def judge_of(original: Model, held: Samples, batch: int, runtime: Runtime, memory: int) -> Callable[[Model], Verdict]:
     """model -> how close it is to the original on held-out samples."""
     distance = squared_error(original, held, batch, runtime, memory)
 

@@ -110,8 +110,9 @@ def follow(
     save: Callable[[], None],
     progress: Callable[[State], None],
 ) -> None:
-    """Take the steps that are left, in place. judge: on values of the weights; held: on how many samples. save: writes a
-    checkpoint. A KeyboardInterrupt ends it: what was best so far stays. Raises DataError where the loss is no number."""
+    """Take the steps that are left, in place. judge: on values of the weights; held: on how many samples. save: writes
+    a checkpoint. A KeyboardInterrupt ends it: what was best so far stays. Raises DataError where the loss is no
+    number."""
     import torch
 
     weights = nets.student.weights

@@ -21,8 +21,8 @@ TINY = 1e-12
 
 @dataclass(frozen=True)
 class Loss:
-    """kinds: output -> how it is compared (`report.fidelity`). taps: in the order in which both nets return them, behind
-    the outputs. temperature: T. features: β."""
+    """kinds: output -> how it is compared (`report.fidelity`). taps: in the order in which both nets return them,
+    behind the outputs. temperature: T. features: β."""
 
     kinds: Mapping[str, str]
     outputs: tuple[str, ...]

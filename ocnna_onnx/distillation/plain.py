@@ -46,8 +46,8 @@ def plain(model: Light, feeds: Mapping[str, Shape], runtime: Runtime, values: Ma
     for name, node in zip(graph.names, graph.nodes, strict=True):
         if node.op_type in QUANTIZED or node.op_type.startswith(("QLinear", "QGemm")):
             raise ModelError(
-                f"node '{name}' ({node.op_type}): the weights are quantized, and a gradient cannot move them; distil the "
-                "float model, and quantize what comes out"
+                f"node '{name}' ({node.op_type}): the weights are quantized, and a gradient cannot move them; distil "
+                "the float model, and quantize what comes out"
             )
     shapes = probe(graph, feeds, runtime, values)
     constants = Constants(graph, shapes.shape, runtime, None, shapes.dtype)

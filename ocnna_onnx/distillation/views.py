@@ -33,8 +33,9 @@ class Views:
 
         x = pictures.permute(0, 3, 1, 2) if self.image.channels_last else pictures
         count, _, height, width = x.shape
-        columns, rows = _shifted(width, count, generator, "shift" in self.ways), _shifted(
-            height, count, generator, "shift" in self.ways
+        columns, rows = (
+            _shifted(width, count, generator, "shift" in self.ways),
+            _shifted(height, count, generator, "shift" in self.ways),
         )
         if "flip" in self.ways:
             flipped = torch.rand(count, generator=generator) < 0.5

@@ -58,6 +58,8 @@ def print_result(report: dict[str, Any], out: str | None, verbose: int) -> None:
         console.print(f"repaired ({repair['method']}): {layers}, {_errors(report['layers_repaired'])}", markup=False)
     elif obtained["removed"]:
         console.print("not repaired", markup=False)
+    if report.get("distillation"):
+        console.print(_distilled(report["distillation"]), markup=False)
     asked = ", ".join(f"{k} {v}" for k, v in report["requested"].items())
     console.print(
         f"asked: {asked}; removed {obtained['removed']} of {obtained['removable']} removable units "
@@ -168,6 +170,38 @@ def _wall_lines(console: Console, walls: list[tuple[str, str, str, str]], verbos
 def _names(names: list[str] | tuple[str, ...], limit: int = 3) -> str:
     shown = ", ".join(names[:limit])
     return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
+
+
+def print_distilled(report: dict[str, Any], out: str) -> None:
+    """What a distillation did, and how close the net is now."""
+    console = _console()
+    data, agreement, accuracy = report["data"], report["agreement"], report["accuracy"]
+    console.print(
+        f"samples: {data['samples']} ({data['source']}); preprocessing: {data['preprocessing']}", markup=False
+    )
+    console.print(_distilled(report["distillation"]), markup=False)
+    if agreement is not None:
+        where = f"{agreement['samples']} samples ({data['evaluated_on']})"
+        console.print(f"{_agreement(agreement['kind'], agreement['value'])} on {where}", markup=False)
+    if accuracy is not None:
+        console.print(f"accuracy {accuracy['before']:.2%} → {accuracy['after']:.2%}", markup=False)
+    console.print(f"written: {out}", markup=False)
+
+
+def _distilled(found: dict[str, Any]) -> str:
+    """One line: the steps, and what the samples that were held out say."""
+    before, after = found["before"], found["after"]
+    text = (
+        f"distilled: {found['done']} of {found['steps']} steps in {found['seconds']:.0f} s, {found['samples']} samples"
+    )
+    if before["agreement"] is not None:
+        held = f"agreement {before['agreement']:.2%} → {after['agreement']:.2%}"
+    else:
+        held = f"squared error {before['error']:.3g} → {after['error']:.3g}"
+    text += f"; on {found['held_out']} held out: {held}"
+    return text + (
+        f" (step {found['taken']})" if found["taken"] else " (no step did better: the weights are as they were)"
+    )
 
 
 def print_check(found: CheckResult) -> None:
