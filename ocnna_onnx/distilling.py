@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,11 +12,8 @@ import onnx
 
 from . import __version__
 from .calibrate.stream import batch_size
-from .data.folder import has_pictures
-from .data.imageoptions import image_options
-from .data.pictures import is_picture
-from .data.samples import Samples, probe_shapes, probe_values
-from .distillation.distil import Split, Subject, distilled, split_of
+from .data.samples import probe_shapes, probe_values
+from .distillation.distil import Subject, distilled, flips_allowed, split_of
 from .distillation.extra import onnx2torch
 from .distillation.lineage import descend, plans_between
 from .distillation.recipe import SAMPLES, TEMPERATURE, recipe_of
@@ -28,7 +24,7 @@ from .model.session import open_session
 from .pipeline import is_strict
 from .plan.plan import Plan, read_plan
 from .report.evaluate import evaluate
-from .settings import Settings, samples_for, settings_of
+from .settings import samples_for, settings_of
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -134,20 +130,4 @@ def distill(
     return Distilled(model, report, after.external, (*after.files, *before.files))
 
 
-def flips_allowed(settings: Settings) -> bool:
-    """Whether a mirrored sample is one of the same kind: pictures of a folder, unless the preset is `none` (digits,
-    plots, whatever has nothing to do with photographs)."""
-    data = settings.data
-    if not isinstance(data, (str, os.PathLike)) or not Path(data).exists():
-        return False
-    path = Path(data)
-    pictures = has_pictures(path) if path.is_dir() else is_picture(path)
-    return pictures and image_options(settings.image).preset != "none"
-
-
-def sha256_of(model: onnx.ModelProto) -> str:
-    """Of the file as it would be written in one piece."""
-    return hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
-
-
-__all__ = ["Distilled", "Samples", "Split", "distill", "flips_allowed", "sha256_of"]
+__all__ = ["Distilled", "distill"]

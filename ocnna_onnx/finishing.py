@@ -15,6 +15,9 @@ import onnx
 from . import __version__
 from .calibrate.stream import batch_size
 from .data.samples import Samples
+from .distillation.distil import Split, Subject, distilled, sha256_of
+from .distillation.lineage import Lineage
+from .distillation.recipe import Recipe
 from .errors import ProofFailed, UsageError
 from .mending import repaired
 from .model.light import light
@@ -53,6 +56,14 @@ class Result:
         return save_beside(self.model, Path(path), self.external, self.sources, overwrite)
 
 
+@dataclass(frozen=True)
+class Further:
+    """A distillation after the repair: how, and on which samples."""
+
+    recipe: Recipe
+    split: Split
+
+
 def save_beside(model: onnx.ModelProto, target: Path, external: bool, sources: Sequence[Path], overwrite: bool) -> int:
     """Write a model made from `sources`, none of which may be written over (the first: unless `overwrite`). Raises
     UsageError."""
@@ -78,10 +89,17 @@ def proof_feeds(trace: Trace, samples: Samples, seed: int) -> Iterable[Feed]:
 
 
 def carry_out(
-    job: Opened, plan: Plan, keep: BoolArray, told: Told, fit_on: Samples, mended: Repaired | None = None
+    job: Opened,
+    plan: Plan,
+    keep: BoolArray,
+    told: Told,
+    fit_on: Samples,
+    mended: Repaired | None = None,
+    further: Further | None = None,
 ) -> Result:
-    """Rewrite, prove, repair, evaluate, stamp, report. fit_on: the samples of the repair. mended: the repair of this
-    very cut by this method on these samples, where it is known. Raises ProofFailed."""
+    """Rewrite, prove, repair, distil, evaluate, stamp, report. fit_on: the samples of the repair. mended: the repair of
+    this very cut by this method on these samples, where it is known. further: what is to be distilled how, where that
+    is asked for. Raises ProofFailed."""
     runtime, progress = job.settings.runtime, job.settings.progress
     started = time.perf_counter()
     rewritten = rewrite(job.trace, keep)
@@ -112,8 +130,19 @@ def carry_out(
         only_values(rewritten.model, light(final))
         rewritten = replace(rewritten, model=final)
     job.timings["repair"] = time.perf_counter() - started
-    started = time.perf_counter()
+    if plan.remove:
+        add_stamp(rewritten.model, __version__, job.loaded.sha256, plan.to_json())
+    section: dict[str, Any] | None = None
     judged = job.samples.evaluation or job.samples
+    if further is not None and plan.remove:
+        started = time.perf_counter()
+        lineage = Lineage(job.trace, (rewritten.kept,))
+        subject = Subject(job.loaded.model, job.loaded.sha256, rewritten.model, sha256_of(rewritten.model), lineage)
+        final, section = distilled(subject, further.split, further.recipe, job.settings)
+        rewritten = replace(rewritten, model=final)
+        judged = job.samples.evaluation or further.split.held
+        job.timings["distil"] = time.perf_counter() - started
+    started = time.perf_counter()
     agreement = evaluate(
         job.loaded.model,
         rewritten.model,
@@ -123,8 +152,6 @@ def carry_out(
         lambda done, total: progress("evaluate", done, total),
     )
     job.timings["evaluate"] = time.perf_counter() - started
-    if plan.remove:
-        add_stamp(rewritten.model, __version__, job.loaded.sha256, plan.to_json())
     outcome = Outcome(
         job.loaded,
         job.trace,
@@ -138,5 +165,6 @@ def carry_out(
         told,
         mended,
         job.reused,
+        section,
     )
     return Result(rewritten.model, plan, outcome.to_json(__version__), job.loaded.external, job.loaded.files)

@@ -16,11 +16,15 @@ from .auto import Chosen, choose_criterion, is_auto
 from .budgeting import meet
 from .criteria.scores import Scores
 from .criteria.table import parsed
-from .data.samples import probe_shapes, probe_values
+from .data.open import DEFAULT_SAMPLES
+from .data.samples import choose, probe_shapes, probe_values
+from .distillation.distil import Split, flips_allowed, split_of
+from .distillation.extra import onnx2torch
+from .distillation.recipe import SAMPLES, Recipe, recipe_named
 from .errors import DataError, TargetMissed, UsageError
-from .finishing import Result, carry_out, finished
+from .finishing import Further, Result, carry_out, finished
 from .gauging import given_sensitivities, sensitivities_of
-from .heldout import DROP_SAMPLES, fitting, judging
+from .heldout import DROP_SAMPLES, HELD_OUT, fitting, judging
 from .mending import check_method
 from .model.load import load
 from .opened import Opened, open_model, require_free
@@ -35,7 +39,7 @@ from .report.outcome import Told
 from .report.reach import reach
 from .report.savings import Savings
 from .scoring import given_scores, scores_of
-from .settings import samples_for, settings_of
+from .settings import Settings, samples_for, settings_of
 from .trace.groups import find_groups
 from .trace.tracer import trace as trace_model
 from .wishes import Met, wishes_of
@@ -88,6 +92,7 @@ def prune(
     scores: Scores | str | os.PathLike[str] | None = None,
     sensitivities: Sensitivities | str | os.PathLike[str] | None = None,
     best_effort: bool = False,
+    distill: str | float | None = None,
     **common: Unpack[Common],
 ) -> Result:
     """A smaller model that computes exactly what `model` computes with the removed channels silenced; then its weights
@@ -107,7 +112,9 @@ def prune(
     normalize: what makes the layers of a group comparable: `mean` (divide by it), `rank`, `lamp`. scores: start from
     these (of `score`, or a scores.json) instead. sensitivities: share out a target by these (of `sensitivity`, or its
     file) instead of measuring; they bring their scores. best_effort: go as far as possible where a target cannot be
-    met. common: samples, seed, runtime: see `ocnna_onnx.settings.Common`.
+    met. distill: a time (`10m`), or `steps=N`: after the repair a gradient brings the net closer to the original, on up
+    to 4096 samples where nobody said how many (`ocnna_onnx.distill`; needs the extra). common: samples, seed, runtime:
+    see `ocnna_onnx.settings.Common`.
 
     Raises UsageError (options), ModelError (the model), DataError (the data), NothingFree (no unit can go),
     TargetMissed (a target is out of reach), ProofFailed (the proof refused the result).
@@ -120,8 +127,11 @@ def prune(
     check_method(repair)
     settings = settings_of(**common)
     asked = asked_for(target, ratio, percentile, min_channels, settings.data is not None)
-    if settings.samples is None and asked.drops:
-        settings = replace(settings, samples=DROP_SAMPLES)
+    recipe = None if distill is None else recipe_for(distill, settings)
+    few = DROP_SAMPLES if asked.drops else DEFAULT_SAMPLES
+    narrow = settings.samples or few
+    if settings.samples is None:
+        settings = replace(settings, samples=few if recipe is None else SAMPLES)
     wishes = wishes_of(asked.targets, allocate, align, min_channels, keep, max_cut, settings.runtime)
     by_curves = bool(asked.targets) and allocate == "sensitivity"
     given, sensed = _given(scores, sensitivities, by_curves, criterion, normalize)
@@ -138,7 +148,9 @@ def prune(
     wishes = replace(wishes, targets=asked.targets, mended=method == "least-squares")
     everything = job.samples
     if asked.drops:
-        job = replace(job, samples=fitting(everything))
+        job = replace(job, samples=choose(fitting(everything), narrow // HELD_OUT, settings.seed))
+    elif recipe is not None:
+        job = replace(job, samples=choose(everything, narrow, settings.seed))
     barred = excluded(job.trace, exclude, exclude_op)
     choice: Chosen | None = None
     if automatic:
@@ -183,7 +195,21 @@ def prune(
     measured = {**wishes.measured, **obtained}
     plan = Plan(job.loaded.sha256, job.loaded.name, known.criterion, options, settings.seed, removed, measured)
     told = Told(reach(job.trace, deepest), repair, method, tried, None if choice is None else choice.to_json())
-    return carry_out(replace(job, samples=everything), plan, stays, told, job.samples, mended)
+    further: Further | None = None
+    if recipe is not None:
+        flips = flips_allowed(settings)
+        split = Split(fitting(everything), judging(everything), flips) if asked.drops else split_of(everything, flips)
+        further = Further(recipe, split)
+    return carry_out(replace(job, samples=everything), plan, stays, told, job.samples, mended, further)
+
+
+def recipe_for(distill: str | float, settings: Settings) -> Recipe:
+    """A distillation as it is asked for, once the extra and samples are seen to be there. Raises UsageError."""
+    recipe = recipe_named(distill, settings.seed)
+    if settings.data is None:
+        raise UsageError("distillation learns from samples, without labels: give data (--data), the more the better")
+    onnx2torch()
+    return recipe
 
 
 def _given(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,12 @@ from .progress import progress_bar
 @click.option("--keep", multiple=True, metavar="GLOB=N", help="Layers keep at least N channels; may be repeated.")
 @click.option("--max-cut", multiple=True, metavar="GLOB=SHARE", help="Layers lose at most this share; may be repeated.")
 @repair_option("least-squares")
+@click.option(
+    "--distill",
+    metavar="DURATION",
+    help="After the repair, learn from IN for so long (10m, 90s, or steps=N), on up to 4096 samples: see "
+    "`ocnna-onnx distill --help`.",
+)
 @click.option("--best-effort", is_flag=True, help="Where a target cannot be met, go as far as possible (else exit 5).")
 @data_options
 @runtime_options
@@ -96,6 +103,7 @@ def prune_command(
     keep: tuple[str, ...],
     max_cut: tuple[str, ...],
     repair: str,
+    distill: str | None,
     best_effort: bool,
     plan_out: Path | None,
     report_out: Path | None,
@@ -142,6 +150,7 @@ def prune_command(
                 max_cut=parse_globs(max_cut, "--max-cut", float),
                 repair=repair,
                 best_effort=best_effort,
+                distill=distill,
                 percentile=percentile,
                 exclude=exclude,
                 exclude_op=exclude_op,
@@ -156,3 +165,6 @@ def prune_command(
             click.echo(json.dumps({"schema": 1, "nothing_free": str(error), "walls": rows}) if as_json else str(error))
             return
     deliver(result, None if dry_run else out, plan_out, report_out, as_json, quiet, verbose)
+    if result.report["distillation"] is not None and result.report["distillation"]["interrupted"]:
+        click.echo("interrupted: the best so far was written", err=True)
+        sys.exit(130)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +17,10 @@ import onnx
 
 from .. import __version__
 from ..calibrate.stream import batch_size
+from ..data.folder import has_pictures
+from ..data.imageoptions import image_options
 from ..data.inputs import image_inputs
+from ..data.pictures import is_picture
 from ..data.samples import Samples
 from ..errors import DataError, ModelError, ProofFailed
 from ..model.graph import AnyArray, Graph
@@ -44,6 +49,9 @@ EQUAL = 1e-3
 
 EQUAL_HALF = 3e-2
 """The same at the end, where onnxruntime computes in float16 or bfloat16."""
+
+SHOWN = 128
+"""Samples that are held out, where there are enough of them."""
 
 LIVE = 3
 """Times the activations of a net that a step holds: the student's, their gradients, the teacher's."""
@@ -83,7 +91,20 @@ def split_of(samples: Samples, flips: bool) -> Split:
     return Split(samples.take(index[~held]), samples.take(index[held]), flips)
 
 
-SHOWN = 128
+def flips_allowed(settings: Settings) -> bool:
+    """Whether a mirrored sample is one of the same kind: pictures of a folder, unless the preset is `none` (digits,
+    plots, whatever has nothing to do with photographs)."""
+    data = settings.data
+    if not isinstance(data, (str, os.PathLike)) or not Path(data).exists():
+        return False
+    path = Path(data)
+    pictures = has_pictures(path) if path.is_dir() else is_picture(path)
+    return pictures and image_options(settings.image).preset != "none"
+
+
+def sha256_of(model: onnx.ModelProto) -> str:
+    """Of the file as it would be written in one piece."""
+    return hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
 
 
 def distilled(
@@ -411,6 +432,3 @@ def _threads(runtime: Runtime) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-__all__ = ["Split", "Subject", "distilled", "split_of"]

@@ -57,6 +57,16 @@ def recipe_of(
     return Recipe(seconds, steps, float(temperature), augment, seed)
 
 
+def recipe_named(text: str | float, seed: int) -> Recipe:
+    """As `prune --distill` takes it: a time, or `steps=N`. Raises UsageError."""
+    name, equals, number = str(text).partition("=")
+    if not equals:
+        return recipe_of(text, None, TEMPERATURE, "auto", seed)
+    if name.strip() != "steps" or not number.strip().isdigit():
+        raise UsageError(f"distill {text!r}: expected a duration as 10m, or steps=N")
+    return recipe_of(None, int(number), TEMPERATURE, "auto", seed)
+
+
 def seconds_of(time: str | float) -> float:
     """`90s`, `10m`, `1.5h`, `1h30m`, or a number of seconds. Raises UsageError."""
     wrong = UsageError(f"time {time!r}: expected a duration as 90s, 10m or 1.5h")

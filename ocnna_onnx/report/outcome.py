@@ -44,7 +44,8 @@ class Told:
 
 @dataclass(frozen=True)
 class Outcome:
-    """One finished run. timings: seconds per stage; reused: what was measured before it."""
+    """One finished run. timings: seconds per stage; reused: what was measured before it; distillation: what it did,
+    where there was one."""
 
     loaded: LoadedModel
     trace: Trace
@@ -58,6 +59,7 @@ class Outcome:
     told: Told
     repaired: Repaired = field(default_factory=Repaired)
     reused: Sequence[str] = ()
+    distillation: Mapping[str, Any] | None = None
 
     def to_json(self, version: str) -> dict[str, Any]:
         """The dictionary of report.json."""
@@ -130,6 +132,7 @@ class Outcome:
             "repaired": sorted(self.repaired.values),
             "layers_repaired": {n: {"before": a, "after": b} for n, (a, b) in layers.items()},
             "pairs_repaired": {n: {"with": f, "left": share} for n, (f, share) in self.repaired.pairs.items()},
+            "distillation": None if self.distillation is None else dict(self.distillation),
             "warnings": self.warnings(),
             "reused": list(self.reused),
             "timings": {k: round(v, 4) for k, v in self.timings.items()},
