@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Distilled:
-    """A distilled model with its report (the dictionary of its JSON). interrupted: a KeyboardInterrupt ended the steps;
-    the model is the best until then."""
+    """A distilled model with its report (the dictionary of its JSON). interrupted: Ctrl-C ended the steps; the
+    model is the best until then."""
 
     model: onnx.ModelProto
     report: dict[str, Any]

@@ -30,13 +30,13 @@ from ..model.session import Runtime, open_session, run
 from ..model.shapes import Shapes
 from ..model.stamp import add_entry
 from ..repair.values import with_values
-from ..report.fidelity import DIFFERENT, kinds_of
+from ..report.fidelity import DIFFERENT, Closeness, closeness, kinds_of
 from ..rewrite.only import only_values
 from ..settings import Settings
 from . import checkpoint as files
 from .bridge import Bridge, cross
 from .feeding import Feeding, tensors
-from .judging import Verdict, judge_of
+from .judging import to_json
 from .lineage import Lineage
 from .loop import Nets, State, Values, follow, optimizer_of, timed
 from .loss import Loss
@@ -118,8 +118,8 @@ def distilled(
     """(the pruned net with the weights that do best on the samples that are held out, the starting ones included; the
     `distillation` section of a report).
 
-    checkpoint: a file to go on from, written about once a minute; with `resume` it must be there. A KeyboardInterrupt
-    ends the steps, not this function: what was best so far is returned, and the section says `interrupted`.
+    checkpoint: a file to go on from, written about once a minute; with `resume` it must be there. Ctrl-C ends the
+    steps, not this function: what was best so far is returned, and the section says `interrupted`.
     Raises UsageError without the extra, ModelError where a net does not convert or differs from onnxruntime, DataError
     where the two nets do not belong together or the checkpoint is another run's.
     """
@@ -158,14 +158,15 @@ def distilled(
         "steps_per_second": round((state.step - first) / took, 4) if took > 0 else None,
         "resumed_at": resumed_at,
         "interrupted": state.interrupted,
+        "diverged": state.diverged,
         "samples": split.fit.count,
         "held_out": split.held.count,
         "taps": len(nets.loss.taps),
         "weights": len(nets.student.weights),
         "parameters": int(sum(nets.student.value(n).size for n in nets.student.weights)),
         "bridge_error": error,
-        "before": start.to_json(),
-        "after": (state.verdict or start).to_json(),
+        "before": to_json(start),
+        "after": to_json(state.verdict or start),
         "checks": state.checks,
     }
     if checkpoint is not None and not state.interrupted:
@@ -260,13 +261,13 @@ def _views(graph: Graph, feeds: Mapping[str, Shape], split: Split, recipe: Recip
     return Views(found[0], ways)
 
 
-def _judge(subject: Subject, nets: Nets, split: Split, settings: Settings) -> Callable[[Values], Verdict]:
+def _judge(subject: Subject, nets: Nets, split: Split, settings: Settings) -> Callable[[Values], Closeness]:
     """Values of weights -> the verdict on the file that would have them."""
     batch = batch_size(subject.lineage.trace.shapes, split.held)
-    verdict = judge_of(subject.original, split.held, batch, settings.runtime, settings.memory)
+    verdict = closeness(subject.original, split.held, batch, settings.runtime, settings.memory)
     stored = _stored(subject.pruned)
 
-    def judged(values: Values) -> Verdict:
+    def judged(values: Values) -> Closeness:
         return verdict(with_values(subject.pruned, _rounded(values, stored)) if values else subject.pruned)
 
     return judged
@@ -390,7 +391,7 @@ def _content(state: State, nets: Nets, optimizer: Any) -> dict[str, Any]:
         "step": state.step,
         "loss": state.loss,
         "best": None if state.best is None else {n: torch.from_numpy(v) for n, v in state.best.items()},
-        "verdict": None if state.verdict is None else state.verdict.to_json(),
+        "verdict": None if state.verdict is None else to_json(state.verdict),
         "taken": state.taken,
         "checks": state.checks,
     }
@@ -410,7 +411,7 @@ def _restored(content: Mapping[str, Any], nets: Nets, optimizer: Any) -> State:
         step=content["step"],
         averaged=dict(content["averaged"]),
         best=None if best is None else {n: v.numpy() for n, v in best.items()},
-        verdict=None if verdict is None else Verdict(**verdict),
+        verdict=None if verdict is None else Closeness(**verdict),
         taken=content["taken"],
         checks=list(content["checks"]),
         loss=content["loss"],

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
+import signal
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import DataError
 from ..model.graph import AnyArray
+from ..report.fidelity import Closeness
 from .bridge import Bridge
 from .feeding import Feeding
-from .judging import Verdict, better
+from .judging import better, to_json
 from .loss import Loss
-from .recipe import AVERAGED, CHECKS, RATE, WARM
+from .recipe import AVERAGED, CHECKS, LEAST, RATE, WARM
 
 if TYPE_CHECKING:
     import torch
@@ -50,11 +53,12 @@ class State:
     step: int = 0
     averaged: dict[str, torch.Tensor] = field(default_factory=dict)
     best: Values | None = None
-    verdict: Verdict | None = None
+    verdict: Closeness | None = None
     taken: int = 0
     checks: list[dict[str, Any]] = field(default_factory=list)
     loss: float = 0.0
     interrupted: bool = False
+    diverged: bool = False
 
 
 def gradient(nets: Nets, step: int) -> float:
@@ -104,30 +108,30 @@ def follow(
     nets: Nets,
     state: State,
     optimizer: Any,
-    start: Verdict,
+    start: Closeness,
     held: int,
-    judge: Callable[[Values], Verdict],
+    judge: Callable[[Values], Closeness],
     save: Callable[[], None],
     progress: Callable[[State], None],
 ) -> None:
     """Take the steps that are left, in place. judge: on values of the weights; held: on how many samples. save: writes
-    a checkpoint. A KeyboardInterrupt ends it: what was best so far stays. Raises DataError where the loss is no
-    number."""
+    a checkpoint. Ctrl-C ends it, and a loss that is no number: what was best so far stays."""
     import torch
 
     weights = nets.student.weights
     if not state.averaged:
         state.averaged = {n: w.detach().clone() for n, w in weights.items()}
-    every = max(1, -(-state.steps // CHECKS))
+    every = max(LEAST, -(-state.steps // CHECKS))
     saved = time.monotonic()
-    try:
+    with _asked_to_stop() as stopped:
         while state.step < state.steps:
             share = rate(state.step, state.steps)
             for group in optimizer.param_groups:
                 group["lr"] = RATE * share
             loss = gradient(nets, state.step)
             if not math.isfinite(loss):
-                raise DataError(f"the loss is no number at step {state.step + 1} of the distillation")
+                state.diverged = True
+                return
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             state.step += 1
@@ -138,23 +142,44 @@ def follow(
             state.loss = loss if state.step == 1 else 0.9 * state.loss + 0.1 * loss
             if state.step % every == 0 or state.step == state.steps:
                 _check(nets, state, start, held, judge)
-            if time.monotonic() - saved > SAVED_EVERY or state.step == state.steps:
+            progress(state)
+            state.interrupted = stopped() and state.step < state.steps
+            if time.monotonic() - saved > SAVED_EVERY or state.interrupted:
                 save()
                 saved = time.monotonic()
-            progress(state)
-    except KeyboardInterrupt:
-        state.interrupted = True
-        save()
+            if state.interrupted:
+                return
 
 
-def _check(nets: Nets, state: State, start: Verdict, held: int, judge: Callable[[Values], Verdict]) -> None:
+@contextmanager
+def _asked_to_stop() -> Iterator[Callable[[], bool]]:
+    """Whether Ctrl-C was pressed: the step at hand is finished first, so that a checkpoint holds whole steps. Pressed
+    again it raises KeyboardInterrupt, as it does outside the main thread."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set
+        return
+
+    def note(number: int, frame: Any) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield asked.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _check(nets: Nets, state: State, start: Closeness, held: int, judge: Callable[[Values], Closeness]) -> None:
     """Judge the weights and their running mean."""
     row: dict[str, Any] = {"step": state.step, "loss": state.loss}
     for what, values in (("averaged", _averaged(nets.student, state)), ("last", _values(nets.student))):
         if not all(np.isfinite(v).all() for v in values.values()):
             continue
         verdict = judge(values)
-        row[what] = verdict.to_json()
+        row[what] = to_json(verdict)
         if better(verdict, state.verdict, start, held):
             state.best, state.verdict, state.taken = values, verdict, state.step
     state.checks.append(row)

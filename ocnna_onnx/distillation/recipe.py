@@ -10,7 +10,8 @@ from ..errors import UsageError
 
 DEFAULT_TIME = 600.0
 TEMPERATURE = 4.0
-FEATURES = 1.0
+FEATURES = 20.0
+"""β: features have far more numbers than outputs, and keep what is learned from few samples general."""
 RATE = 1e-3
 BATCH = 64
 """Samples per step: gradients of several batches are added up where the net or the memory takes fewer at once."""
@@ -20,6 +21,9 @@ SAMPLES = 4096
 
 CHECKS = 20
 """How often the weights are judged on the way."""
+
+LEAST = 10
+"""Steps between two such judgements, at least."""
 
 WARM = 0.05
 """The share of the steps in which the rate rises from zero."""

@@ -5,16 +5,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
 
-from ..data.samples import Samples
+from ..data.samples import IntArray, Samples
 from ..errors import UsageError
 from ..model.graph import AnyArray
 from ..model.light import Light
 from ..model.session import Runtime, open_session, run
-from .evaluate import kind_of, of_samples
+from .evaluate import kind_of, of_samples, usable_labels
 
 Outputs = dict[str, AnyArray]
 Model = onnx.ModelProto | Light
@@ -69,6 +70,49 @@ def squared_error(
         return float(found.mean()) if np.isfinite(found).all() else float("inf")
 
     return distance
+
+
+@dataclass(frozen=True)
+class Closeness:
+    """error: as `squared_error` has it. agreement: share of samples (pixels) with the original's class, in the first
+    output of floats; None where it has no classes. accuracy: None without labels."""
+
+    error: float
+    agreement: float | None = None
+    accuracy: float | None = None
+
+
+def closeness(
+    original: Model, samples: Samples, batch: int, runtime: Runtime, memory: int
+) -> Callable[[Model], Closeness]:
+    """model -> all that tells how close it is, from one run of it over the samples. Raises UsageError where no output
+    can be compared."""
+    kinds, kept = _reference(original, samples, batch, runtime, memory // 2)
+    names = [n for n in kinds if kinds[n] != DIFFERENT] or list(kinds)
+    classes = kinds[names[0]] in (KL, PROBABILITIES)
+
+    def judged(model: Model) -> Closeness:
+        sums = np.zeros((len(names), 2))
+        same = right = total = start = 0
+        labels: IntArray | None = None
+        theirs = iter(kept) if kept is not None else _outputs(original, names, samples, batch, runtime)
+        for a, b in zip(theirs, _outputs(model, names, samples, batch, runtime), strict=True):
+            sums += [_compared(RELATIVE, _centred(kinds[n], a[n]), _centred(kinds[n], b[n])) for n in names]
+            if classes:
+                wanted, found = (x[names[0]].argmax(axis=1) for x in (a, b))
+                labels = usable_labels(samples, a[names[0]], kind_of(a[names[0]])) if labels is None else labels
+                same += int((wanted == found).sum())
+                if labels is not None:
+                    right += int((found == labels[start : start + len(found)]).sum())
+                total, start = total + found.size, start + len(found)
+        with np.errstate(all="ignore"):
+            shares = sums[:, 0] / np.maximum(sums[:, 1], np.finfo(np.float64).tiny)
+        error = float(shares.mean()) if np.isfinite(shares).all() else float("inf")
+        if not classes:
+            return Closeness(error)
+        return Closeness(error, same / total, None if labels is None else right / total)
+
+    return judged
 
 
 def kinds_of(model: Model, samples: Samples, batch: int, runtime: Runtime) -> dict[str, str]:
