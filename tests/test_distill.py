@@ -207,7 +207,7 @@ def test_a_verdict_is_better_only_where_nothing_got_worse() -> None:
 
 
 def test_prune_distils_after_the_repair(tmp_path: Path) -> None:
-    given: dict[str, Any] = {"criterion": "l2", "ratio": 0.75, **COMMON}
+    given: dict[str, Any] = {"criterion": "l2", "ratio": 0.75, "repair": "bias", "samples": 250, **COMMON}
     plain_prune = ocnna_onnx.prune(RESNET, **given)
     found = ocnna_onnx.prune(RESNET, distill="steps=20", **given)
     assert plain_prune.report["distillation"] is None

@@ -14,6 +14,8 @@ python tools/bench.py drop --data-root FOLDER --rows drop.jsonl
     the drop that is promised, and the drop on test images
 python tools/bench.py time --data-root FOLDER --rows time.jsonl
     a whole prune in plain passes over the same images, its stages, its memory
+python tools/bench.py distill --data-root FOLDER --rows distill.jsonl [--minutes 2,10] [--paper] [--env FOLDER]
+    accuracy after minutes of distillation; OCNNA as published; a peer's minutes; steps per second beside a loop by hand
 python tools/bench.py calibration [MODEL ...] [--images FOLDER]
     scoring against plain forward passes; without models, torchvision's ResNet-50, MobileNetV2 and DenseNet-121
 python tools/bench.py criteria --data-root PATH [--nets GLOB,…] [--criteria a,b] [--ratios 0.1,0.3] [--images 512]
@@ -289,6 +291,25 @@ def time_command(shares: str, seed: int, **given: Any) -> None:
     trained(
         module.WHAT, module, lambda nets, s: module.rows(nets, numbers(shares), given["criterion"], seed, s), **given
     )
+
+
+@bench.command("distill")
+@common("cifar10_*", images=512)
+@click.option("--minutes", default="2,10", show_default=True, help="Of distillation, with commas in between.")
+@click.option("--paper", is_flag=True, help="OCNNA as published, too: every layer at percentile 20 and 40.")
+@click.option("--env", type=click.Path(path_type=Path), help="Folder for Torch-Pruning; without it no peers.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--limit", default=3600.0, show_default=True, help="Seconds that a peer's cut may take.")
+def distill_command(minutes: str, paper: bool, env: Path | None, seed: int, limit: float, **given: Any) -> None:
+    """Minutes of distillation on unlabelled training images."""
+    import bench_distill as module
+    import peers
+
+    def measure(nets: Any, setting: Any) -> Iterable[dict[str, Any]]:
+        folder = peers.install(env.resolve())[1] if env is not None else None
+        return module.rows(nets, numbers(minutes), given["criterion"], seed, setting, paper, folder, limit)
+
+    trained(module.WHAT, module, measure, **given)
 
 
 def exported(names: Iterable[str], folder: Path) -> list[Path]:

@@ -199,6 +199,7 @@ def _distilled(found: dict[str, Any]) -> str:
     else:
         held = f"squared error {before['error']:.3g} → {after['error']:.3g}"
     text += f"; on {found['held_out']} held out: {held}"
+    text += "; then the loss was no number any more" if found["diverged"] else ""
     return text + (
         f" (step {found['taken']})" if found["taken"] else " (no step did better: the weights are as they were)"
     )
