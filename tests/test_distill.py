@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from ocnna_onnx.distillation import extra, loop
 from ocnna_onnx.distillation.bridge import Bridge, cross
 from ocnna_onnx.distillation.feeding import tensors as as_torch
 from ocnna_onnx.distillation.judging import better
+from ocnna_onnx.distillation.optimizing import orthogonal
 from ocnna_onnx.distillation.plain import plain
 from ocnna_onnx.distillation.recipe import recipe_named, seconds_of
 from ocnna_onnx.distillation.views import Views, ways_of
@@ -43,21 +44,29 @@ if find_spec("onnx2torch") is None:
 
 Array = np.ndarray[Any, np.dtype[Any]]
 RUNTIME = Runtime(threads=1)
-RESNET = MODELS / "digits_resnet.onnx"
+NET = MODELS / "digits_vgg.onnx"
 COMMON: dict[str, Any] = {"data": "digits", "threads": 1}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_steps_but_large() -> Iterator[None]:
+    """Small nets, tens of steps: not the rate that thousands of steps on large ones need."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "RATE", 2e-3)
+        yield
 
 
 @pytest.fixture(scope="module")
 def pruned(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """digits_resnet with a quarter of every group, repaired."""
+    """digits_vgg with a third of every group, repaired on few samples."""
     path = tmp_path_factory.mktemp("distill") / "pruned.onnx"
-    ocnna_onnx.prune(RESNET, criterion="l2", ratio=0.75, **COMMON).save(path)
+    ocnna_onnx.prune(NET, criterion="l2", ratio=0.7, samples=64, **COMMON).save(path)
     return path
 
 
 @pytest.fixture(scope="module")
 def distilled(pruned: Path) -> ocnna_onnx.Distilled:
-    return ocnna_onnx.distill(RESNET, pruned, steps=40, **COMMON)
+    return ocnna_onnx.distill(NET, pruned, steps=40, samples=800, **COMMON)
 
 
 def images(count: int = 64, shape: tuple[int, ...] = (3, 6, 6), seed: int = 1) -> Array:
@@ -87,7 +96,7 @@ def test_it_gains_on_samples_that_are_held_out(distilled: ocnna_onnx.Distilled, 
     section = distilled.report["distillation"]
     assert section["taken"] > 0
     assert section["after"]["agreement"] > section["before"]["agreement"]
-    assert section["after"]["error"] < 0.95 * section["before"]["error"]
+    assert section["after"]["error"] < 0.8 * section["before"]["error"]
     assert section["bridge_error"] < 1e-5
 
 
@@ -95,7 +104,7 @@ def test_the_test_part_that_nobody_saw_agrees_more(distilled: ocnna_onnx.Distill
     from ocnna_onnx.data.open import open_data
     from ocnna_onnx.model.graph import Graph
 
-    original = onnx.load(RESNET)
+    original = onnx.load(NET)
     judged = open_data("digits", Graph(original), {}).evaluation
     assert judged is not None
     before, after = (evaluate(original, m, judged, 16, RUNTIME) for m in (onnx.load(pruned), distilled.model))
@@ -126,16 +135,16 @@ def test_check_and_a_later_prune_follow_the_stamp(
         ["distilled", "source_sha256", "version"],
     ]
     assert len(read_stamp(distilled.model)) == 1
-    assert ocnna_onnx.check(RESNET, path, **COMMON).steps == 1
-    ocnna_onnx.prune(path, criterion="l2", ratio=0.2, **COMMON).save(again)
-    assert ocnna_onnx.check(RESNET, again, **COMMON).steps == 2
-    twice = ocnna_onnx.distill(RESNET, again, steps=2, **COMMON)  # features follow two cuts
-    assert twice.report["distillation"]["taps"] > 5
+    assert ocnna_onnx.check(NET, path, **COMMON).steps == 1
+    ocnna_onnx.prune(path, criterion="l2", ratio=0.2, repair="none", samples=64, **COMMON).save(again)
+    assert ocnna_onnx.check(NET, again, **COMMON).steps == 2
+    twice = ocnna_onnx.distill(NET, again, steps=2, samples=200, **COMMON)  # features follow two cuts
+    assert twice.report["distillation"]["taps"] > 3
 
 
 def test_same_seed_same_bytes(pruned: Path) -> None:
     one, two, other = (
-        ocnna_onnx.distill(RESNET, pruned, steps=20, samples=300, seed=seed, **COMMON) for seed in (0, 0, 1)
+        ocnna_onnx.distill(NET, pruned, steps=20, samples=300, seed=seed, **COMMON) for seed in (0, 0, 1)
     )
     assert one.report["distillation"]["taken"], "nothing to compare"
     assert one.model.SerializeToString() == two.model.SerializeToString()
@@ -154,15 +163,15 @@ def interrupting(step: int) -> Callable[[str, int, int], None]:
 
 def test_resumed_equals_unbroken(pruned: Path, tmp_path: Path) -> None:
     given: dict[str, Any] = {"steps": 8, "samples": 300, **COMMON}
-    whole = ocnna_onnx.distill(RESNET, pruned, **given)
+    whole = ocnna_onnx.distill(NET, pruned, **given)
     place = tmp_path / "checkpoint"
-    part = ocnna_onnx.distill(RESNET, pruned, checkpoint=place, progress=interrupting(3), **given)
+    part = ocnna_onnx.distill(NET, pruned, checkpoint=place, progress=interrupting(3), **given)
     assert part.interrupted
     assert part.report["distillation"]["done"] == 3
     assert place.exists()
     with pytest.raises(DataError, match="another run"):
-        ocnna_onnx.distill(RESNET, pruned, checkpoint=place, resume=True, **{**given, "steps": 9})
-    rest = ocnna_onnx.distill(RESNET, pruned, checkpoint=place, resume=True, **given)
+        ocnna_onnx.distill(NET, pruned, checkpoint=place, resume=True, **{**given, "steps": 9})
+    rest = ocnna_onnx.distill(NET, pruned, checkpoint=place, resume=True, **given)
     assert rest.report["distillation"]["resumed_at"] == 3
     assert rest.model.SerializeToString() == whole.model.SerializeToString()
     assert not place.exists(), "a run that is done leaves no checkpoint"
@@ -175,7 +184,7 @@ def test_ctrl_c_writes_the_best_so_far_and_ends_with_130(
 
     monkeypatch.setattr("ocnna_onnx.cli.distill.progress_bar", lambda quiet: nullcontext(interrupting(2)))
     out = tmp_path / "out.onnx"
-    arguments = ["distill", str(RESNET), str(pruned), str(out), "--data", "digits", "--samples", "300"]
+    arguments = ["distill", str(NET), str(pruned), str(out), "--data", "digits", "--samples", "300"]
     done = CliRunner().invoke(main, [*arguments, "--steps", "6", "--threads", "1"])
     assert done.exit_code == 130, done.output
     assert "2 of 6 steps" in done.output
@@ -186,7 +195,7 @@ def test_ctrl_c_writes_the_best_so_far_and_ends_with_130(
 @pytest.mark.parametrize("rate", [0.1, 1e6])
 def test_it_cannot_hurt(pruned: Path, monkeypatch: pytest.MonkeyPatch, rate: float) -> None:
     monkeypatch.setattr(loop, "RATE", rate)
-    found = ocnna_onnx.distill(RESNET, pruned, steps=3, samples=300, **COMMON)
+    found = ocnna_onnx.distill(NET, pruned, steps=3, samples=300, **COMMON)
     section = found.report["distillation"]
     assert section["taken"] == 0
     assert section["diverged"] == (rate > 1)
@@ -207,9 +216,9 @@ def test_a_verdict_is_better_only_where_nothing_got_worse() -> None:
 
 
 def test_prune_distils_after_the_repair(tmp_path: Path) -> None:
-    given: dict[str, Any] = {"criterion": "l2", "ratio": 0.75, "repair": "bias", "samples": 250, **COMMON}
-    plain_prune = ocnna_onnx.prune(RESNET, **given)
-    found = ocnna_onnx.prune(RESNET, distill="steps=20", **given)
+    given: dict[str, Any] = {"criterion": "l2", "ratio": 0.7, "repair": "moments", "samples": 250, **COMMON}
+    plain_prune = ocnna_onnx.prune(NET, **given)
+    found = ocnna_onnx.prune(NET, distill="steps=20", **given)
     assert plain_prune.report["distillation"] is None
     assert found.plan == plain_prune.plan, "the cut is the same"
     section = found.report["distillation"]
@@ -217,7 +226,7 @@ def test_prune_distils_after_the_repair(tmp_path: Path) -> None:
     assert only_values(plain_prune.model, light(found.model))
     out = tmp_path / "out.onnx"
     found.save(out)
-    assert ocnna_onnx.check(RESNET, out, **COMMON).changed
+    assert ocnna_onnx.check(NET, out, **COMMON).changed
 
 
 def test_float16_is_trained_as_float32_and_rounded() -> None:
@@ -298,6 +307,16 @@ def test_a_weight_that_is_read_twice_has_the_sum_of_both_gradients() -> None:
     assert (up - down) / 2 == pytest.approx(float((gradient.numpy() * step).sum()), rel=2e-2)
 
 
+def test_matrices_go_along_orthogonal_factors() -> None:
+    gradient = torch.from_numpy(np.random.default_rng(0).standard_normal((6, 20)).astype(np.float32))
+    for matrix in (gradient, gradient.T * 1e-3):
+        u, _, v = torch.linalg.svd(matrix, full_matrices=False)
+        found = torch.linalg.svdvals(orthogonal(matrix))
+        assert found.min() > 0.6
+        assert found.max() < 1.3
+        assert (orthogonal(matrix) * (u @ v)).sum() > 0.9 * orthogonal(matrix).norm() * (u @ v).norm()
+
+
 def test_outputs_without_classes_come_closer_too() -> None:
     model = small("y = Reshape(q, s)", "int64[4] s", out="float[N,1,8,36] y")
     shape = next(t for t in model.graph.initializer if t.name == "s")
@@ -311,11 +330,11 @@ def test_outputs_without_classes_come_closer_too() -> None:
 
 
 def test_the_plan_says_what_a_file_without_a_stamp_does_not(pruned: Path) -> None:
-    result = ocnna_onnx.prune(RESNET, criterion="l2", ratio=0.75, repair="none", **COMMON)
+    result = ocnna_onnx.prune(NET, criterion="l2", ratio=0.7, repair="none", samples=64, **COMMON)
     bare = stored(result.model)
     with pytest.raises(DataError, match="no readable stamp"):
-        ocnna_onnx.distill(RESNET, bare, steps=1, **COMMON)
-    found = ocnna_onnx.distill(RESNET, bare, plan=result.plan, steps=2, samples=300, **COMMON)
+        ocnna_onnx.distill(NET, bare, steps=1, **COMMON)
+    found = ocnna_onnx.distill(NET, bare, plan=result.plan, steps=2, samples=300, **COMMON)
     assert found.report["distillation"]["done"] == 2
 
 
@@ -352,7 +371,7 @@ def test_times() -> None:
 
 
 def test_a_time_is_turned_into_steps_once(pruned: Path) -> None:
-    found = ocnna_onnx.distill(RESNET, pruned, time=3, samples=300, **COMMON)
+    found = ocnna_onnx.distill(NET, pruned, time=3, samples=300, **COMMON)
     section = found.report["distillation"]
     assert section["time"] == 3
     assert section["done"] == section["steps"] >= 1
@@ -381,7 +400,7 @@ def unconvertible() -> tuple[onnx.ModelProto, onnx.ModelProto]:
         (quantized, {}, ModelError, 3, r"DequantizeLinear\).*quantized"),
         (unconvertible, {}, ModelError, 3, r"\(GRU\) cannot be converted"),
         (lambda: (small(), small()), {}, DataError, 4, "no readable stamp"),
-        (lambda: (RESNET, MODELS / "digits_vgg.onnx"), {"data": "digits"}, DataError, 4, "no readable stamp"),
+        (lambda: (NET, MODELS / "digits_resnet.onnx"), {"data": "digits"}, DataError, 4, "no readable stamp"),
         (lambda: (small(), small()), {"data": None}, UsageError, 2, "--data"),
         (lambda: (small(), small()), {"steps": 0}, UsageError, 2, "steps 0"),
         (lambda: (small(), small()), {"time": "1m"}, UsageError, 2, "not both"),
@@ -406,20 +425,20 @@ def test_a_file_that_was_edited_is_no_descendant(pruned: Path) -> None:
     gemm = next(n for n in edited.graph.node if n.op_type == "Gemm")
     next(a for a in gemm.attribute if a.name == "alpha").f = 0.5
     with pytest.raises(DataError, match="not what its plan makes of ORIGINAL"):
-        ocnna_onnx.distill(RESNET, edited, steps=1, **COMMON)
+        ocnna_onnx.distill(NET, edited, steps=1, **COMMON)
 
 
 def test_a_torch_net_that_computes_something_else_is_refused(pruned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ocnna_onnx.distillation.distil.EQUAL", 1e-12)
     with pytest.raises(ModelError, match="ORIGINAL as a PyTorch net differs from onnxruntime"):
-        ocnna_onnx.distill(RESNET, pruned, steps=1, **COMMON)
+        ocnna_onnx.distill(NET, pruned, steps=1, **COMMON)
 
 
 def test_without_the_extra_one_line_says_what_to_install(pruned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     extra.onnx2torch.cache_clear()
     monkeypatch.setattr(extra.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"pip install 'ocnna-onnx\[distill\]'"):
-        ocnna_onnx.distill(RESNET, pruned, steps=1, **COMMON)
+        ocnna_onnx.distill(NET, pruned, steps=1, **COMMON)
     with pytest.raises(UsageError, match=r"pip install 'ocnna-onnx\[distill\]'"):
-        ocnna_onnx.prune(RESNET, distill="1m", **COMMON)
+        ocnna_onnx.prune(NET, distill="1m", **COMMON)
     extra.onnx2torch.cache_clear()

@@ -25,7 +25,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-BATCH, TEMPERATURE, RATE = 64, 4.0, 1e-3
+BATCH, TEMPERATURE, RATE = 32, 4.0, 3e-4
 TRIED, WARMED = 20, 3
 Row = dict[str, Any]
 
@@ -147,7 +147,7 @@ def speed(root: Path, name: str, given: Row) -> Row:
     import ocnna_onnx
     from ocnna_onnx.data.inputs import ImageInput
     from ocnna_onnx.data.samples import Samples
-    from ocnna_onnx.distillation import bridge, feeding, loop, loss, plain, views
+    from ocnna_onnx.distillation import bridge, feeding, loop, loss, optimizing, plain, views
     from ocnna_onnx.model.light import light
     from ocnna_onnx.model.session import Runtime
 
@@ -165,12 +165,11 @@ def speed(root: Path, name: str, given: Row) -> Row:
     feed = feeding.Feeding(Samples({"input": images}), BATCH, views.Views(picture, frozenset(("shift", "flip"))), 0)
     outputs = (nets[0].outputs[0],)
     ours = loop.Nets(nets[1], nets[0], loss.Loss({outputs[0]: "kl"}, outputs, (), TEMPERATURE, 0.0), feed, 1)
-    optimizer = loop.optimizer_of(ours.student.weights)
+    optimizer = optimizing.optimizer_of(ours.student.weights)
 
     def mine(k: int) -> None:
         loop.gradient(ours, k)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.step(loop.RATE)
 
     teacher = ResNet20(16, [(c, c) for c in (16, 16, 16, 32, 32, 32, 64, 64, 64)]).eval()
     stored = {t.name: t.dims for t in cut.model.graph.initializer}

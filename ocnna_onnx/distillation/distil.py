@@ -38,8 +38,9 @@ from .bridge import Bridge, cross
 from .feeding import Feeding, tensors
 from .judging import to_json
 from .lineage import Lineage
-from .loop import Nets, State, Values, follow, optimizer_of, timed
+from .loop import Nets, State, Values, follow, timed
 from .loss import Loss
+from .optimizing import Optimizer, optimizer_of
 from .plain import Plain, plain
 from .recipe import BATCH, CHECKS, FEATURES, RATE, Recipe
 from .views import Views, ways_of
@@ -380,13 +381,13 @@ def _stamped(subject: Subject, recipe: Recipe, nets: Nets, state: State) -> dict
     }
 
 
-def _content(state: State, nets: Nets, optimizer: Any) -> dict[str, Any]:
+def _content(state: State, nets: Nets, optimizer: Optimizer) -> dict[str, Any]:
     import torch
 
     return {
         "weights": {n: w.detach() for n, w in nets.student.weights.items()},
         "averaged": state.averaged,
-        "optimizer": optimizer.state_dict(),
+        "optimizer": optimizer.state(),
         "steps": state.steps,
         "step": state.step,
         "loss": state.loss,
@@ -397,14 +398,14 @@ def _content(state: State, nets: Nets, optimizer: Any) -> dict[str, Any]:
     }
 
 
-def _restored(content: Mapping[str, Any], nets: Nets, optimizer: Any) -> State:
+def _restored(content: Mapping[str, Any], nets: Nets, optimizer: Optimizer) -> State:
     """The state of a checkpoint; weights and optimizer are set to it."""
     import torch
 
     with torch.no_grad():
         for name, weight in nets.student.weights.items():
             weight.copy_(content["weights"][name])
-    optimizer.load_state_dict(content["optimizer"])
+    optimizer.restore(content["optimizer"])
     best, verdict = content["best"], content["verdict"]
     return State(
         steps=content["steps"],

@@ -6,7 +6,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from .bridge import Bridge
 from .feeding import Feeding
 from .judging import better, to_json
 from .loss import Loss
+from .optimizing import Optimizer
 from .recipe import AVERAGED, CHECKS, LEAST, RATE, WARM
 
 if TYPE_CHECKING:
@@ -97,17 +98,10 @@ def rate(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / warm) * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
-def optimizer_of(weights: Mapping[str, torch.nn.Parameter]) -> Any:
-    """AdamW without decay (the starting weights are good ones)."""
-    import torch
-
-    return torch.optim.AdamW(list(weights.values()), lr=RATE, betas=(0.9, 0.99), weight_decay=0.0)
-
-
 def follow(
     nets: Nets,
     state: State,
-    optimizer: Any,
+    optimizer: Optimizer,
     start: Closeness,
     held: int,
     judge: Callable[[Values], Closeness],
@@ -125,15 +119,11 @@ def follow(
     saved = time.monotonic()
     with _asked_to_stop() as stopped:
         while state.step < state.steps:
-            share = rate(state.step, state.steps)
-            for group in optimizer.param_groups:
-                group["lr"] = RATE * share
             loss = gradient(nets, state.step)
             if not math.isfinite(loss):
                 state.diverged = True
                 return
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            optimizer.step(RATE * rate(state.step, state.steps))
             state.step += 1
             keep = min(AVERAGED, state.step / (state.step + 9))
             with torch.no_grad():

@@ -12,8 +12,8 @@ DEFAULT_TIME = 600.0
 TEMPERATURE = 4.0
 FEATURES = 20.0
 """β: features have far more numbers than outputs, and keep what is learned from few samples general."""
-RATE = 1e-3
-BATCH = 64
+RATE = 3e-4
+BATCH = 32
 """Samples per step: gradients of several batches are added up where the net or the memory takes fewer at once."""
 
 SAMPLES = 4096
