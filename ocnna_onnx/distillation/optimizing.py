@@ -75,7 +75,7 @@ def optimizer_of(weights: Mapping[str, torch.nn.Parameter]) -> Optimizer:
 def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
     """U Vᵀ of the singular value decomposition U S Vᵀ, roughly (singular values end in 0.7 … 1.2): [m, n] -> [m, n]."""
     a, b, c = COEFFICIENTS
-    x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
+    x: torch.Tensor = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
     x = x / (x.norm() + TINY)
     for _ in range(ITERATIONS):
         gram = x @ x.T
