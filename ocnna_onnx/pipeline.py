@@ -148,9 +148,10 @@ def prune(
     wishes = replace(wishes, targets=asked.targets, mended=method == "least-squares")
     everything = job.samples
     if asked.drops:
-        job = replace(job, samples=choose(fitting(everything), narrow // HELD_OUT, settings.seed))
-    elif recipe is not None:
-        job = replace(job, samples=choose(everything, narrow, settings.seed))
+        job = replace(job, samples=fitting(everything))
+    if recipe is not None:  # a gradient takes more samples than scores and repair need
+        most = -(-narrow // HELD_OUT) if asked.drops else narrow
+        job = replace(job, samples=choose(job.samples, most, settings.seed))
     barred = excluded(job.trace, exclude, exclude_op)
     choice: Chosen | None = None
     if automatic:
