@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
 
 WAYS = ("shift", "flip", "mix")
-REACH = 8
+REACH = 16
 """Pictures are shifted by up to side / REACH pixels, either way."""
 
 
