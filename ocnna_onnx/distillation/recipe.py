@@ -10,7 +10,7 @@ from ..errors import UsageError
 
 DEFAULT_TIME = 600.0
 TEMPERATURE = 4.0
-FEATURES = 60.0
+FEATURES = 200.0
 """β: features have far more numbers than outputs, and keep what is learned from few samples general."""
 RATE = 3e-4
 BATCH = 32
