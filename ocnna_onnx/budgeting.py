@@ -182,7 +182,7 @@ def meet(
     start, trace = order.start, order.start.trace
     most = [_most(trace, g, wishes) for g in order.groups]
     curves = _curves(order, cuts, wishes)
-    ways = _Ways(job, start, order.score, curves, most, cost_model(trace), wishes, _axis_channels(trace))
+    ways = _Ways(job, start, order.score, curves, most, cost_model(trace), wishes, axis_channels(trace))
     counted = [t for t in wishes.targets if t.kind in ("macs", "params", "bytes")]
     measured = [t for t in wishes.targets if t.kind in ("latency", "drop")]
     told: dict[str, Any] = {}
@@ -314,7 +314,7 @@ def _equal_shares(ways: _Ways, cost: Callable[[BoolArray], float], budget: float
     return taken(high)
 
 
-def _axis_channels(trace: Trace) -> list[IntArray]:
+def axis_channels(trace: Trace) -> list[IntArray]:
     """The class of every channel along each source's axis, and along what reads several of them (a Concat)."""
     found: dict[bytes, IntArray] = {}
     for arrays in trace.labels.values():
@@ -543,4 +543,4 @@ def _reached(
     return reached, tuple(short)
 
 
-__all__ = ["Met", "Wishes", "fitting", "judging", "latencies", "meet"]
+__all__ = ["Met", "Wishes", "axis_channels", "fitting", "judging", "latencies", "meet"]

@@ -1,0 +1,98 @@
+"""Who evaluates: this process, others on this machine (joblib's), or a Dask cluster by joblib's own backend. What comes
+out is the same: every candidate is evaluated alone, with one thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+
+import joblib
+
+from ..errors import UsageError
+from .fitness import Evaluator, Fitness, Task, fitness
+
+Work = Callable[[Sequence[Task]], list[Fitness]]
+
+PORTIONS = 4
+"""Portions of a generation that a worker gets, one after the other: who is done early takes another."""
+
+DEATHS = 3
+"""How often workers may die within a generation before it is given up. The state on disk is of the one before."""
+
+
+@contextmanager
+def workforce(
+    evaluator: Evaluator,
+    jobs: int,
+    dask: str | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Iterator[Work]:
+    """A function that evaluates candidates, in order. jobs: processes of this machine (1: this one). dask: the address
+    of a scheduler, whose workers do it instead. Raises UsageError where that cannot be reached."""
+    if dask is None and jobs == 1:
+        yield lambda tasks: _here(evaluator, tasks, progress)
+        return
+    with _backend(evaluator, jobs, dask) as workers:
+        yield lambda tasks: _elsewhere(evaluator, tasks, workers, progress)
+
+
+def _here(evaluator: Evaluator, tasks: Sequence[Task], progress: Callable[[int, int], None]) -> list[Fitness]:
+    found = []
+    for k, task in enumerate(tasks):
+        progress(k, len(tasks))
+        found.append(fitness(evaluator, task))
+    progress(len(tasks), len(tasks))
+    return found
+
+
+@contextmanager
+def _backend(evaluator: Evaluator, jobs: int, dask: str | None) -> Iterator[int]:
+    """joblib's settings, and the number of workers."""
+    if dask is None:
+        with joblib.parallel_config(backend="loky", n_jobs=jobs):
+            yield jobs
+        return
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise UsageError("--dask needs the extra: pip install 'ocnna-onnx[dask]'") from error
+    try:
+        client = Client(dask, set_as_default=True)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--dask {dask}: no scheduler answers there ({error})") from error
+    with client:
+        count = max(1, len(client.scheduler_info()["workers"]))
+        with joblib.parallel_config(backend="dask", scatter=[evaluator]):  # sent once, not with each task
+            yield count
+
+
+def some(evaluator: Evaluator, tasks: Sequence[Task]) -> list[Fitness]:
+    """What a worker does."""
+    return [fitness(evaluator, task) for task in tasks]
+
+
+def _elsewhere(
+    evaluator: Evaluator, tasks: Sequence[Task], workers: int, progress: Callable[[int, int], None]
+) -> list[Fitness]:
+    """Whatever came back before a worker died is kept; the rest is done again by new ones."""
+    found: list[Fitness] = []
+    for _ in range(DEATHS):
+        size = max(1, -(-(len(tasks) - len(found)) // (PORTIONS * workers)))
+        rest = [tasks[k : k + size] for k in range(len(found), len(tasks), size)]
+        if not rest:
+            break
+        try:
+            calls = (joblib.delayed(some)(evaluator, portion) for portion in rest)
+            # results come in order, as a generator where the backend has one
+            for portion in joblib.Parallel(return_as="generator", pre_dispatch="all", batch_size=1)(calls):
+                found.extend(portion)
+                progress(len(found), len(tasks))
+        except BrokenProcessPool:
+            continue
+    if len(found) < len(tasks):
+        raise UsageError(f"workers died {DEATHS} times (out of memory?): give fewer --jobs; --resume goes on")
+    return found
+
+
+__all__ = ["Work", "some", "workforce"]
