@@ -90,9 +90,9 @@ class _Run:
         return {
             **self.asked.to_json(),
             "model": self.job.loaded.sha256,
-            "samples": self.job.samples.digest,
             "seed": settings.seed,
             "bits": self.space.bits,
+            "samples": self.job.samples.digest,
         }
 
     def shares(self, mask: BoolArray) -> tuple[float, float]:

@@ -43,7 +43,7 @@ def load_state(path: Path, about: Mapping[str, Any]) -> Archive:
     if not path.exists():
         raise UsageError(f"{path}: there is no search to resume; leave --resume out to begin one")
     try:
-        with np.load(path, allow_pickle=False) as found:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as found:
             header = json.loads(str(found["header"]))
             bits = int(header["bits"])
             masks = np.unpackbits(found["masks"], axis=1, count=bits).astype(bool)

@@ -3,7 +3,8 @@ out is the same: every candidate is evaluated alone, with one thread."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 
@@ -67,6 +68,17 @@ def _backend(evaluator: Evaluator, jobs: int, dask: str | None) -> Iterator[int]
             yield count
 
 
+@contextmanager
+def _results(generator: Generator[list[Fitness], None, None]) -> Iterator[Iterator[list[Fitness]]]:
+    """Ended without a word where an interrupt leaves some unused."""
+    try:
+        yield generator
+    finally:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            generator.close()
+
+
 def some(evaluator: Evaluator, tasks: Sequence[Task]) -> list[Fitness]:
     """What a worker does."""
     return [fitness(evaluator, task) for task in tasks]
@@ -83,11 +95,11 @@ def _elsewhere(
         if not rest:
             break
         try:
-            calls = (joblib.delayed(some)(evaluator, portion) for portion in rest)
-            # results come in order, as a generator where the backend has one
-            for portion in joblib.Parallel(return_as="generator", pre_dispatch="all", batch_size=1)(calls):
-                found.extend(portion)
-                progress(len(found), len(tasks))
+            calls = [joblib.delayed(some)(evaluator, portion) for portion in rest]
+            with _results(joblib.Parallel(return_as="generator", pre_dispatch="all", batch_size=1)(calls)) as results:
+                for portion in results:
+                    found.extend(portion)
+                    progress(len(found), len(tasks))
         except BrokenProcessPool:
             continue
     if len(found) < len(tasks):
