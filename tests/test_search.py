@@ -271,7 +271,7 @@ def test_a_resumed_run_is_the_unbroken_run(tmp_path: Path) -> None:
     assert all(cut.results[n].report["proof"]["passed"] for n in THREE)
     with pytest.raises(UsageError, match="was begun here"):
         quick(generations=5, folder=tmp_path)
-    with pytest.raises(UsageError, match="begun otherwise .seed was 3, is 4;"):
+    with pytest.raises(UsageError, match=r"begun otherwise \(seed was 3, is 4;"):
         quick(folder=tmp_path, resume=True, seed=4)
     resumed = quick(generations=5, folder=tmp_path, resume=True)
     assert same(resumed.archive, whole.archive)

@@ -16,7 +16,7 @@ from .output import check_targets
 from .progress import progress_bar
 
 if TYPE_CHECKING:
-    from ..searching import Standing
+    from ..evolution.clock import Standing
 
 INTERRUPTED = 130
 

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from ..evolution.clock import Standing
     from ..evolution.found import Search
-    from ..searching import Standing
 
 ROWS = 12
 """Rows of the front that are shown without --verbose."""
