@@ -29,8 +29,8 @@ Watch = Callable[[Standing], None]
 
 @dataclass
 class Clock:
-    """Tells how a search stands. limit: seconds since `began`. first, generation: candidates and generations when this run started.
-    times: of all tellings."""
+    """Tells how a search stands. limit: seconds since `began`. first, generation: candidates and generations when
+    this run started. times: of all tellings."""
 
     rules: Rules
     generations: int

@@ -91,8 +91,8 @@ class Run:
 
 
 def prepared(job: Opened, asked: Asked) -> Run:
-    """The samples divided; one pass over those of the search for all scores, one for all covariances, one for the original's own
-    error."""
+    """The samples divided; one pass over those of the search for all scores, one for all covariances, one for the
+    original's own error."""
     settings = job.settings
     parts = divided(job.samples, settings.seed)
     job = replace(job, samples=parts.search)
