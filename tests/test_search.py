@@ -41,7 +41,7 @@ def opened(model: Any, data: Any, **options: Any) -> Opened:
 
 
 def evaluator(job: Opened, repair: str = "least-squares") -> Evaluator:
-    seen = readings(job.trace, job.samples, job.settings)
+    seen = readings(job.trace, job.samples, job.settings).settled()
     return evaluator_of(job.trace, seen, repair, judge_of(job.trace, job.samples, Runtime()), Runtime(), timed=False)
 
 
@@ -179,6 +179,17 @@ def test_plans_replay_with_apply_and_so_does_the_repair(vgg: tuple[Search, Path]
     again = ocnna_onnx.apply(plan, VGG, repair="least-squares", **common)
     assert again.model.SerializeToString() == found.knee.model.SerializeToString()
     assert again.report["accuracy"] == found.knee.report["accuracy"]
+
+
+def test_a_plan_replays_its_repair_where_the_figures_came_from_the_same_samples() -> None:
+    found = quick(generations=1)
+    plan = found.light.plan
+    again = ocnna_onnx.apply(
+        plan, tiny(), repair="least-squares", data=images(48), samples=plan.options["samples"], threads=1, seed=3
+    )
+    assert again.model.SerializeToString() == found.light.model.SerializeToString()
+    assert again.report["agreement"] == found.light.report["agreement"]
+    assert again.report["agreement"]["samples"] == 12
 
 
 def test_search_selection_and_figures_are_on_disjoint_samples() -> None:

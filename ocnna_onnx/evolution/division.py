@@ -14,9 +14,11 @@ FEWEST = 16
 
 @dataclass(frozen=True)
 class Parts:
-    """search: evaluates candidates, and is what the original was calibrated on. selection: chooses from the front.
-    whole: both, for the final repair, with what the figures are measured on as `evaluation`."""
+    """total: samples that were divided. search: evaluates candidates, and is what the original was calibrated on.
+    selection: chooses from the front. whole: both, for the final repair, with what the figures are measured on as
+    `evaluation`."""
 
+    total: int
     search: Samples
     selection: Samples
     whole: Samples
@@ -28,11 +30,13 @@ def divided(samples: Samples, seed: int) -> Parts:
     everyone = np.arange(samples.count)
     if samples.evaluation is not None:
         search = chosen(samples.count, samples.labels, samples.count * 2 // 3, seed)
-        return Parts(samples.take(search), samples.take(np.setdiff1d(everyone, search)), samples)
+        return Parts(samples.count, samples.take(search), samples.take(np.setdiff1d(everyone, search)), samples)
     search = chosen(samples.count, samples.labels, samples.count // 2, seed)
     rest = np.setdiff1d(everyone, search)
     labels = None if samples.labels is None else samples.labels[rest]
     selection: IntArray = rest[chosen(len(rest), labels, len(rest) // 2, seed)]
     final = np.setdiff1d(rest, selection)
     both = samples.take(np.union1d(search, selection))
-    return Parts(samples.take(search), samples.take(selection), replace(both, evaluation=samples.take(final)))
+    return Parts(
+        samples.count, samples.take(search), samples.take(selection), replace(both, evaluation=samples.take(final))
+    )

@@ -80,7 +80,7 @@ def _member(run: Run, archive: Archive, position: int, selection_error: float) -
         "search": {k: v for k, v in asked.to_json().items() if k not in ("align", "exclude", "min_channels")},
         "align": asked.align.multiple,
         "min_channels": asked.min_channels,
-        "samples": run.parts.search.count + run.parts.selection.count,
+        "samples": run.parts.total,
         **({"exclude": asked.to_json()["exclude"]} if asked.exclude or asked.exclude_op else {}),
         **({"strict_inputs": True} if job.settings.strict_inputs else {}),
     }

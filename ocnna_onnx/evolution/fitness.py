@@ -12,7 +12,7 @@ import numpy as np
 from onnx import numpy_helper
 from threadpoolctl import threadpool_limits
 
-from ..calibrate.covariance import Settled
+from ..calibrate.covariance import Covariance, Settled
 from ..calibrate.readers import Reader, Readings
 from ..calibrate.stream import batch_size
 from ..data.samples import Samples
@@ -66,7 +66,7 @@ class Evaluator:
 
     trace: Trace
     readers: tuple[Reader, ...]
-    seen: tuple[Settled, ...]
+    seen: tuple[Covariance | Settled, ...]
     repair: str
     judge: Judge
     runtime: Runtime
@@ -123,14 +123,14 @@ def evaluator_of(
 ) -> Evaluator:
     """seen: what the readers saw of the samples; None where nothing is refitted."""
     readers: list[Reader] = []
-    settled: list[Settled] = []
+    covariances: list[Covariance | Settled] = []
     for reader, covariance in zip(*((seen.readers, seen.covariances) if seen else ((), ())), strict=True):
         name = trace.graph.nodes[reader.map.node].input[reader.map.weight]
         if name in trace.graph.initializers and len(trace.graph.consumers.get(name, ())) == 1:
             readers.append(reader)
-            settled.append(covariance.settled())
+            covariances.append(covariance)
     one = replace(runtime, threads=1)  # so that results do not depend on who computes them
-    return Evaluator(trace, tuple(readers), tuple(settled), repair, judge, one, timed)
+    return Evaluator(trace, tuple(readers), tuple(covariances), repair, judge, one, timed)
 
 
 def fitness(evaluator: Evaluator, task: Task) -> Fitness:

@@ -103,7 +103,7 @@ def prepared(job: Opened, asked: Asked) -> Run:
     trace, groups = known.start.start.trace, known.start.start.groups
     job = replace(job, trace=trace, groups=groups)
     job = replace(job, samples=replace(job.samples, notes=(*job.samples.notes, *refused)))
-    seen = readings(trace, parts.search, settings) if known.scores or asked.repair != "none" else None
+    seen = readings(trace, parts.search, settings).settled() if known.scores or asked.repair != "none" else None
     judge = judge_of(trace, parts.search, settings.runtime)
     rules = Rules(
         population=asked.population,
