@@ -20,6 +20,7 @@ from ocnna_onnx.evolution.evolve import (
 )
 from ocnna_onnx.evolution.front import Bar, hypervolume, named, non_dominated
 from ocnna_onnx.evolution.genome import Space, legal
+from ocnna_onnx.evolution.mutate import expected_flips, led
 from ocnna_onnx.plan.align import Alignment
 
 Masks = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
@@ -195,6 +196,14 @@ def test_led_flips_reach_far_and_near_from_the_unpruned_net_and_uniform_ones_do_
     assert shares[False].max() - shares[False].min() < 0.08
     assert shares[True].min() < 0.005
     assert shares[True].max() > 0.1
+
+
+def test_flips_are_as_many_as_foretold() -> None:
+    own, rng = space((64,) * 16), np.random.default_rng(0)
+    flips = [(~led(own, np.ones(own.bits, bool), 0.05, None, rng)).sum() for _ in range(400)]
+    # children that exchange from a whole net only drop in half of their groups
+    assert 0.6 * expected_flips(own, 0.05, True) < np.mean(flips) < 1.1 * expected_flips(own, 0.05, True)
+    assert expected_flips(own, 0.05, False) == pytest.approx(51.2)
 
 
 def test_what_is_stopped_or_worse_than_wanted_is_never_on_the_front_but_the_unpruned_net_is() -> None:

@@ -50,7 +50,8 @@ class Commands(click.Group):
 def main() -> None:
     """Make trained convolutional networks smaller and faster as ONNX files, with a proof on every run.
 
-    Exit codes: 0 done, 1 internal error, 2 wrong use, 3 the model, 4 data/plan, 6 nothing can go, 7 proof failed.
+    Exit codes: 0 done, 1 internal error, 2 wrong use, 3 the model, 4 data/plan, 5 out of reach, 6 nothing can go,
+    7 proof failed, 130 interrupted.
     """
 
 

@@ -18,6 +18,7 @@ from .evolve import Archive, without_original
 from .fitness import judge_of
 from .found import THREE, Member, Search
 from .front import hypervolume, named
+from .mutate import expected_flips
 from .run import Run
 from .workers import workforce
 
@@ -62,6 +63,8 @@ def finished(run: Run, archive: Archive, interrupted: bool = False) -> Search:
             "error": "labels" if run.evaluator.judge.labelled else "disagreement with the original",
         },
         "original": {"error": float(archive.worth.error[0]), "cost": float(archive.worth.cost[0])},
+        "bits": run.space.bits,
+        "expected_flips": round(expected_flips(run.space, run.rules.mutation, run.rules.led), 2),
         "generations": archive.done,
         "evaluated": len(archive),
         "stopped_early": int(archive.worth.stopped.sum()),

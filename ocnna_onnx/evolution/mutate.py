@@ -48,6 +48,14 @@ def led(
     return child
 
 
+def expected_flips(space: Space, probability: float, led_by_scores: bool) -> float:
+    """Bits of a child that differ from its parent's, on average, before it is made legal. Led: of the log-uniform
+    number of groups that flip, groups / ln(groups + 1) on average; steps of the alignment add to it."""
+    if not led_by_scores:
+        return probability * space.bits
+    return probability * sum(space.widths) / float(np.log(len(space.widths) + 1))
+
+
 def _flip(child: BoolArray, own: IntArray, place: FloatArray, flips: int, to: bool) -> None:
     """In place: the bits of `own` that come first in the order become `to`; the best ones first where they return."""
     others = np.flatnonzero(child[own] != to)

@@ -38,7 +38,7 @@ def print_search(found: Search, verbose: int) -> None:
     )
     console.print(
         f"{told['evaluated']} candidates in {told['generations']} generations, {told['stopped_early']} stopped early; "
-        f"hypervolume {told['hypervolume']:.4f}",
+        f"{told['bits']} bits, about {told['expected_flips']:.0f} flips a child; hypervolume {told['hypervolume']:.4f}",
         markup=False,
     )
     console.print(_three(found))
