@@ -347,6 +347,7 @@ def test_a_time_limit_ends_after_a_generation() -> None:
         ({"jobs": 0}, UsageError, "jobs 0"),
         ({"resume": True}, UsageError, "resume needs the folder"),
         ({"data": None}, UsageError, "give data"),
+        ({"exclude": ["*"]}, UsageError, "nothing is left to search"),
         ({"data": images(8)}, DataError, "at least"),
         ({"generations": 0, "seed_with": "none"}, TargetMissed, "no candidate"),
     ],

@@ -92,7 +92,7 @@ class Run:
 
 def prepared(job: Opened, asked: Asked) -> Run:
     """The samples divided; one pass over those of the search for all scores, one for all covariances, one for the
-    original's own error."""
+    original's own error. Raises UsageError where everything is excluded."""
     settings = job.settings
     parts = divided(job.samples, settings.seed)
     job = replace(job, samples=parts.search)
@@ -101,6 +101,9 @@ def prepared(job: Opened, asked: Asked) -> Run:
     known = knowledge(job, {n: s for n, s in scores.items() if not isinstance(s, UsageError)}, barred)
     refused = [f"seeds by {n}: {s}" for n, s in scores.items() if isinstance(s, UsageError)]
     trace, groups = known.start.start.trace, known.start.start.groups
+    space = space_of(trace, known.start.groups, axis_channels(trace), asked.align, asked.min_channels)
+    if not space.bits:
+        raise UsageError("nothing is left to search: --exclude and --exclude-op match all that could go")
     job = replace(job, trace=trace, groups=groups)
     job = replace(job, samples=replace(job.samples, notes=(*job.samples.notes, *refused)))
     seen = readings(trace, parts.search, settings).settled() if known.scores or asked.repair != "none" else None
@@ -118,7 +121,7 @@ def prepared(job: Opened, asked: Asked) -> Run:
         parts=parts,
         known=known,
         seen=seen,
-        space=space_of(trace, known.start.groups, axis_channels(trace), asked.align, asked.min_channels),
+        space=space,
         rules=rules,
         costs=cost_model(trace),
         evaluator=evaluator_of(
