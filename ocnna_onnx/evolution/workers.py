@@ -6,7 +6,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 
 import joblib
 
@@ -34,8 +35,29 @@ def workforce(
     if dask is None and jobs == 1:
         yield lambda tasks: _here(evaluator, tasks, progress)
         return
-    with _backend(evaluator, jobs, dask) as workers:
-        yield lambda tasks: _elsewhere(evaluator, tasks, workers, progress)
+    with _backend(evaluator, jobs, dask) as workers, ExitStack() as stack:
+        team = _Team(workers, stack)
+        yield lambda tasks: _elsewhere(evaluator, tasks, team, progress)
+
+
+@dataclass
+class _Team:
+    """Workers that stay for the whole run: large arrays are handed to them once. stack: ends them."""
+
+    workers: int
+    stack: ExitStack
+    present: joblib.Parallel | None = None
+
+    def parallel(self) -> joblib.Parallel:
+        """Those that are there, or new ones."""
+        if self.present is None:
+            made = joblib.Parallel(return_as="generator", pre_dispatch="all", batch_size=1)
+            self.present = self.stack.enter_context(made)
+        return self.present
+
+    def lost(self) -> None:
+        """Some died, and took the others with them."""
+        self.present = None
 
 
 def _here(evaluator: Evaluator, tasks: Sequence[Task], progress: Callable[[int, int], None]) -> list[Fitness]:
@@ -85,23 +107,23 @@ def some(evaluator: Evaluator, tasks: Sequence[Task]) -> list[Fitness]:
 
 
 def _elsewhere(
-    evaluator: Evaluator, tasks: Sequence[Task], workers: int, progress: Callable[[int, int], None]
+    evaluator: Evaluator, tasks: Sequence[Task], team: _Team, progress: Callable[[int, int], None]
 ) -> list[Fitness]:
     """Whatever came back before a worker died is kept; the rest is done again by new ones."""
     found: list[Fitness] = []
     for _ in range(DEATHS):
-        size = max(1, -(-(len(tasks) - len(found)) // (PORTIONS * workers)))
+        size = max(1, -(-(len(tasks) - len(found)) // (PORTIONS * team.workers)))
         rest = [tasks[k : k + size] for k in range(len(found), len(tasks), size)]
         if not rest:
             break
         try:
             calls = [joblib.delayed(some)(evaluator, portion) for portion in rest]
-            with _results(joblib.Parallel(return_as="generator", pre_dispatch="all", batch_size=1)(calls)) as results:
+            with _results(team.parallel()(calls)) as results:
                 for portion in results:
                     found.extend(portion)
                     progress(len(found), len(tasks))
         except BrokenProcessPool:
-            continue
+            team.lost()
     if len(found) < len(tasks):
         raise UsageError(f"workers died {DEATHS} times (out of memory?): give fewer --jobs; --resume goes on")
     return found
