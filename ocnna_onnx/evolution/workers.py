@@ -3,6 +3,7 @@ out is the same: every candidate is evaluated alone, with one thread."""
 
 from __future__ import annotations
 
+import signal
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -73,7 +74,7 @@ def _here(evaluator: Evaluator, tasks: Sequence[Task], progress: Callable[[int, 
 def _backend(evaluator: Evaluator, jobs: int, dask: str | None) -> Iterator[int]:
     """joblib's settings, and the number of workers."""
     if dask is None:
-        with joblib.parallel_config(backend="loky", n_jobs=jobs):
+        with joblib.parallel_config(backend="loky", n_jobs=jobs, initializer=deaf):
             yield jobs
         return
     try:
@@ -88,6 +89,11 @@ def _backend(evaluator: Evaluator, jobs: int, dask: str | None) -> Iterator[int]
         count = max(1, len(client.scheduler_info()["workers"]))
         with joblib.parallel_config(backend="dask", scatter=[evaluator]):  # sent once, not with each task
             yield count
+
+
+def deaf() -> None:
+    """An interrupt is for the process that waits: it ends its workers itself."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @contextmanager
