@@ -21,9 +21,9 @@ _PUBLIC = {  # name -> module; loaded when first used, so that importing the pac
     "Sensitivities": "plan.sensitivities",
     "Sensitivity": "plan.sensitivities",
     "read_sensitivities": "plan.sensitivities",
-    "search": "searching",
+    "search": "evolution.search",
     "Search": "evolution.found",
-    "Standing": "searching",
+    "Standing": "evolution.search",
     "inspect": "pipeline",
     "apply": "pipeline",
     "check": "verify",
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from .data.reader import CalibrationReader, calibration_reader
     from .errors import DataError, ModelError, NothingFree, OcnnaError, ProofFailed, ShapeNeeded, UsageError
     from .evolution.found import Search
+    from .evolution.search import Standing, search
     from .finishing import Result
     from .gauging import sensitivity
     from .pipeline import apply, inspect, prune
@@ -59,7 +60,6 @@ if TYPE_CHECKING:
     from .report.inspection import Inspection
     from .report.why import Why
     from .scoring import score
-    from .searching import Standing, search
     from .verify import CheckResult, check
 
 __all__ = [

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from .budgeting import can_show
 from .errors import UsageError
+from .heldout import can_show
 from .plan.select import Cut
 from .plan.targets import Target, parse_targets
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from .budgeting import Wishes, meet
+from .budgeting import meet
 from .calibrate.readers import Readings
 from .calibrate.stream import batch_size
 from .criteria.table import AUTO
@@ -31,6 +31,7 @@ from .rewrite.rewrite import rewrite
 from .scoring import scores_together
 from .sensing import damages, readings
 from .trace.labels import IntArray
+from .wishes import Wishes
 
 CANDIDATES = ("obs", "wanda", "group-l2", "activation-l2", "ocnna")
 """The orders that are tried: what does best (docs/results.md) of those that look at the readers' errors, at weights
@@ -150,7 +151,8 @@ def choose_criterion(
     tried, left_out = [], {}
     found = scores_together(part, candidates)
     shared = isinstance(asked, Wishes) and asked.allocate == "sensitivity"
-    seen_by = readings(job.trace, seen, job.settings) if shared else None
+    few, rest = _few(seen)
+    seen_by = (readings(job.trace, rest, job.settings), few) if shared else None
     for k, (name, scores) in enumerate(found.items()):
         job.settings.progress("choose", k, len(found))
         if isinstance(scores, UsageError):
@@ -179,6 +181,13 @@ def _divided(samples: Samples, seed: int) -> tuple[Samples, Samples]:
     return some.take(np.sort(order[held:])), some.take(np.sort(order[:held]))
 
 
+def _few(samples: Samples) -> tuple[Samples, Samples]:
+    """(what judges single groups, what their readers are refitted on)."""
+    numbers = np.arange(samples.count)
+    first = min(ROUGH_SAMPLES, max(1, samples.count // 4))
+    return samples.take(numbers[:first]), samples.take(numbers[first:] if samples.count > first else numbers)
+
+
 def _asked(cut: Cut | Wishes) -> tuple[Cut | Wishes, str]:
     """The cut at which candidates are compared, and in words."""
     if isinstance(cut, Cut):
@@ -200,16 +209,17 @@ def _decided(
     normalize: str,
     barred: IntArray,
     held: Samples,
-    seen_by: Readings | None,
+    seen_by: tuple[Readings, Samples] | None,
 ) -> Decided:
-    """What goes by these scores. seen_by: what the readers see, where the budget is shared by sensitivity."""
+    """What goes by these scores. seen_by: what the readers see, and samples that judge them, where the budget is shared
+    by sensitivity."""
     if isinstance(cut, Cut):
         return decide(job.trace, job.groups, values, cut, normalize, barred)
     order = ordered(job.trace, job.groups, values, normalize, barred)
     cuts = None
     if seen_by is not None:
-        few = job.samples.take(np.arange(min(ROUGH_SAMPLES, job.samples.count)))
-        cuts = damages(order.start.trace, order.groups, order.score, seen_by, few, job.settings, cuts=ROUGH)
+        read, few = seen_by
+        cuts = damages(order.start.trace, order.groups, order.score, read, few, job.settings, cuts=ROUGH)
     return meet(job, order, cuts, cut, _plain, held).decided
 
 

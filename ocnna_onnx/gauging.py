@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from .calibrate.readers import Readings
 from .criteria.cache import cached, key_of, remember
 from .criteria.scores import Scores
 from .criteria.table import parsed
+from .data.samples import Samples
 from .errors import DataError, UsageError
 from .opened import Opened, open_model, require_free
 from .plan.costs import cost_model
@@ -30,7 +30,7 @@ from .plan.sensitivities import (
     read_sensitivities,
     sensitivities_from_json,
 )
-from .scoring import given_scores, scores_of
+from .scoring import about_run, given_scores, scores_of
 from .sensing import CUTS, damages, readings
 from .settings import settings_of
 from .trace.groups import Group
@@ -42,6 +42,9 @@ if TYPE_CHECKING:
     from .settings import Common
 
 FloatArray = npt.NDArray[np.float64]
+
+EVERY = 8
+"""One sample of so many judges, at most SAMPLES; of few samples one of four."""
 
 SAMPLES = 64
 """Samples that judge the outputs."""
@@ -72,39 +75,30 @@ def sensitivity(
     given = None if scores is None else given_scores(scores)
     job = open_model(model, settings_of(**common))
     require_free(job)
-    read: list[Readings] = []
-    known = given or scores_of(job, criterion, job.trace.free_sources(), keep=read)
+    known = given or scores_of(job, criterion, job.trace.free_sources())
     barred = np.union1d(excluded(job.trace, exclude, exclude_op), unscored(job.trace, known.by_source(job.trace)))
-    return sensitivities_of(job, known, normalize, barred, read)
+    return sensitivities_of(job, known, normalize, barred)
 
 
-def sensitivities_of(
-    job: Opened, known: Scores, normalize: str, barred: IntArray, read: list[Readings] | None = None
-) -> Sensitivities:
-    """Sensitivities by these scores; those of an earlier run, where they are the same. barred: units that stay. read:
-    what was gathered of all readers on the way to the scores, if it was; it is taken out."""
+def sensitivities_of(job: Opened, known: Scores, normalize: str, barred: IntArray) -> Sensitivities:
+    """Sensitivities by these scores; those of an earlier run, where they are the same. barred: units that stay."""
     started = time.perf_counter()
     settings = job.settings
     about = {
         "what": "sensitivities",
-        "model": job.loaded.sha256,
-        "shapes": job.trace.shapes.feeds,
+        **about_run(job),
         "scores": known.to_json(),
         "normalize": normalize,
         "barred": barred.tolist(),
         "cuts": CUTS,
-        "seed": settings.seed,
-        "runtime": [settings.runtime.providers, settings.runtime.threads, os.cpu_count()],
-        "strict": settings.strict_inputs,
     }
     key = key_of(about, job.samples) if settings.cache else ""
     found = cached(key, sensitivities_from_json) if key else None
-    seen = read.pop() if read else None
     if found is not None:
         job.reused.append("sensitivities")
         found = replace(found, name=job.loaded.name, source=job.samples.source)  # the same content by other names
     else:
-        found = _measured(job, known, normalize, barred, seen or readings(job.trace, job.samples, settings))
+        found = _measured(job, known, normalize, barred)
         if key:
             remember(key, found.to_json())
     job.timings["sensitivity"] = time.perf_counter() - started
@@ -137,12 +131,22 @@ def given_sensitivities(given: Any, criterion: str, normalize: str) -> Sensitivi
     return given
 
 
-def _measured(job: Opened, known: Scores, normalize: str, barred: IntArray, seen: Readings) -> Sensitivities:
+def _divided(samples: Samples) -> tuple[Samples, Samples]:
+    """(what readers are refitted on, what judges): apart, since a reader with more inputs than samples, like the last
+    one behind a global pooling, can bring back anything of samples that it was fitted to."""
+    numbers = np.arange(samples.count)
+    late = numbers[EVERY - 1 :: EVERY] if samples.count >= EVERY * SAMPLES else numbers[3::4][:SAMPLES]
+    judging = late[:SAMPLES] if len(late) else numbers
+    rest = np.setdiff1d(numbers, judging)
+    return samples.take(rest if len(rest) else numbers), samples.take(judging)
+
+
+def _measured(job: Opened, known: Scores, normalize: str, barred: IntArray) -> Sensitivities:
     samples, report = job.samples, job.settings.progress
     order = ordered(job.trace, job.groups, known.by_source(job.trace), normalize, barred)
     trace, groups, score = order.start.trace, order.groups, order.score
-    every = max(1, min(8, samples.count // SAMPLES))
-    held = samples.take(np.arange(every - 1, samples.count, every)[:SAMPLES])
+    rest, held = _divided(samples)
+    seen = readings(job.trace, rest, job.settings)
     found = damages(trace, groups, score, seen, held, job.settings, progress=lambda d, t: report("sensitivity", d, t))
     costs = cost_model(trace)
     whole = max(1.0, costs.macs_left(np.zeros(len(trace.free), bool)))

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from .calibrate.readers import Readings
-from .calibrate.stream import stream, workers
+from .calibrate.stream import Tap, stream, workers
 from .criteria.request import Criterion, Options, Request, Subject
 from .data.samples import Samples
 from .errors import UsageError
@@ -27,26 +26,28 @@ def measured(
     criteria: Sequence[tuple[Criterion, Options]],
     samples: Samples,
     settings: Settings,
-    keep: list[Readings] | None = None,
 ) -> list[Measured | UsageError]:
     """What each criterion says of these sources, or why it does not apply to them. A tensor that several want is
-    fetched once. keep: gets what was gathered of all readers, where a criterion needed that. Raises DataError."""
+    fetched once. Raises DataError."""
     subject = Subject(trace, sources, samples.count, settings.seed, workers(settings.runtime))
     asked = [_request(rule, subject, options) for rule, options in criteria]
     taps = [tap for request in asked if isinstance(request, Request) for tap in request.taps]
     if taps:
-        stream(
-            trace.graph,
-            trace.shapes,
-            taps,
-            samples,
-            settings.runtime,
-            settings.memory,
-            lambda done, total: settings.progress("calibrate", done, total),
-        )
-    if keep is not None:
-        keep.extend(r.readings for r in asked if isinstance(r, Request) and r.readings is not None)
+        watch(trace, taps, samples, settings)
     return [_finished(request) for request in asked]
+
+
+def watch(trace: Trace, taps: Sequence[Tap], samples: Samples, settings: Settings) -> None:
+    """One pass over the samples, with its progress. Raises DataError."""
+    stream(
+        trace.graph,
+        trace.shapes,
+        taps,
+        samples,
+        settings.runtime,
+        settings.memory,
+        lambda done, total: settings.progress("calibrate", done, total),
+    )
 
 
 def _request(rule: Criterion, subject: Subject, options: Options) -> Request | UsageError:

@@ -13,8 +13,7 @@ import numpy as np
 
 from .asking import asked_for, within_sight
 from .auto import Chosen, choose_criterion, is_auto
-from .budgeting import DROP_SAMPLES, Met, fitting, judging, meet, wishes_of
-from .calibrate.readers import Readings
+from .budgeting import meet
 from .criteria.scores import Scores
 from .criteria.table import parsed
 from .data.samples import probe_shapes, probe_values
@@ -22,6 +21,7 @@ from .errors import DataError, TargetMissed, UsageError
 from .evolution.division import divided
 from .finishing import Result, carry_out, finished
 from .gauging import given_sensitivities, sensitivities_of
+from .heldout import DROP_SAMPLES, fitting, judging
 from .mending import check_method
 from .model.load import load
 from .opened import Opened, open_model, require_free
@@ -39,6 +39,7 @@ from .scoring import given_scores, scores_of
 from .settings import samples_for, settings_of
 from .trace.groups import find_groups
 from .trace.tracer import trace as trace_model
+from .wishes import Met, wishes_of
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -146,8 +147,7 @@ def prune(
         criterion, notes = choice.criterion, (*notes, *choice.notes)
     everything = replace(everything, notes=(*everything.notes, *notes))
     started = time.perf_counter()
-    read: list[Readings] = []
-    known = given or scores_of(job, criterion, job.trace.free_sources(), keep=read if by_curves else None)
+    known = given or scores_of(job, criterion, job.trace.free_sources())
     values = known.by_source(job.trace)
     job.timings["score"] = time.perf_counter() - started
     barred = np.union1d(barred, unscored(job.trace, values))
@@ -157,7 +157,7 @@ def prune(
     mended: Repaired | None = None
     if asked.targets:
         if by_curves and sensed is None:
-            sensed = sensitivities_of(job, known, normalize, barred, read)
+            sensed = sensitivities_of(job, known, normalize, barred)
         order = ordered(job.trace, job.groups, values, normalize, barred)
         cuts = None if sensed is None else sensed.cuts_of(order.start.trace, order.groups, order.score)
         met = meet(job, order, cuts, wishes, partial(finished, job, method), judging(everything))

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .blending import blend
-from .calibrate.readers import Readings
 from .criteria.cache import cached, key_of, remember
 from .criteria.request import Criterion, Options
 from .criteria.scores import Layer, Scores, read_scores, scores_from_json
@@ -42,14 +41,12 @@ def scores_of(
     criterion: str,
     sources: Sequence[int],
     others: bool = False,
-    keep: list[Readings] | None = None,
 ) -> Scores:
     """Scores of these sources. others: those of the rest, too, in a pass of their own (what is tapped together has a
-    say in rounding); layers whose output is not finite are left out there. keep: gets what was gathered of all readers,
-    where the criterion needed that."""
+    say in rounding); layers whose output is not finite are left out there."""
     trace, samples, settings = opened.trace, opened.samples, opened.settings
     name, rule, options = parsed(criterion)
-    about = {**_about(opened), "criterion": criterion, "options": options, "others": others}
+    about = {**about_run(opened), "criterion": criterion, "options": options, "others": others}
     key = key_of(about, samples if rule.images else None) if settings.cache else ""
     found = cached(key, scores_from_json) if key else None
     if found is not None:
@@ -61,7 +58,7 @@ def scores_of(
         blended = blend(opened, options, sources, rest)
         made, told = blended.scores, {**told, **blended.told}
     else:
-        made = _scored(opened, sources, (rule, options), keep)
+        made = _scored(opened, sources, (rule, options))
         for k in rest:
             with contextlib.suppress(DataError, UsageError):
                 made.update(_scored(opened, (k,), (rule, options)))
@@ -77,7 +74,7 @@ def scores_together(opened: Opened, criteria: Sequence[str]) -> dict[str, Scores
     trace, samples, settings = opened.trace, opened.samples, opened.settings
     sources = trace.free_sources()
     rules = {c: parsed(c) for c in criteria}
-    key = key_of({**_about(opened), "together": list(criteria)}, samples) if settings.cache else ""
+    key = key_of({**about_run(opened), "together": list(criteria)}, samples) if settings.cache else ""
     known = {c: cached(f"{key}-{k}", scores_from_json) if key else None for k, c in enumerate(criteria)}
     found: dict[str, Scores | UsageError] = {c: s for c, s in known.items() if s is not None}
     if len(found) < len(criteria):  # all of them once more: what is tapped together has a say in rounding
@@ -96,8 +93,8 @@ def scores_together(opened: Opened, criteria: Sequence[str]) -> dict[str, Scores
     return {c: found[c] for c in criteria}
 
 
-def _about(opened: Opened) -> dict[str, Any]:
-    """What any scores depend on besides the criterion and the samples."""
+def about_run(opened: Opened) -> dict[str, Any]:
+    """What any measurement depends on besides its own options and the samples."""
     settings = opened.settings
     return {
         "model": opened.loaded.sha256,
@@ -117,10 +114,9 @@ def _scored(
     opened: Opened,
     sources: Sequence[int],
     criterion: tuple[Criterion, Options],
-    keep: list[Readings] | None = None,
 ) -> dict[int, FloatArray]:
     """Raises UsageError where the criterion does not apply."""
-    (found,) = measured(opened.trace, tuple(sources), [criterion], opened.samples, opened.settings, keep)
+    (found,) = measured(opened.trace, tuple(sources), [criterion], opened.samples, opened.settings)
     if isinstance(found, UsageError):
         raise found
     return dict(zip(sources, found, strict=True))

@@ -1,165 +1,138 @@
-"""`search`: three nets by an evolution strategy over masks (DeepPruningES; METHODS.md §2): evaluated on one part of the
-samples, chosen on another, and finished like every pruned net."""
+"""Targets that can only be measured (latency, drop): a search over levels of multiply–accumulates."""
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from .errors import DataError, UsageError
-from .evolution.asked import asked_of
-from .evolution.clock import Clock, Standing, Watch
-from .evolution.division import FEWEST
-from .evolution.evolve import PARENTS, Archive, Worth, evolve, start
-from .evolution.finish import finished
-from .evolution.found import Search, made
-from .evolution.front import Bar
-from .evolution.run import Run, prepared
-from .evolution.state import NAME, load_state, save_state
-from .evolution.workers import Work, workforce
-from .opened import open_model, require_free
-from .settings import settings_of
-from .trace.labels import BoolArray
+import numpy as np
+import onnx
 
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
+from .calibrate.stream import batch_size
+from .data.samples import Samples
+from .levels import Ways, gone_of, level, whole_cost
+from .model.light import Light
+from .model.session import open_session, run
+from .opened import Opened
+from .plan.decide import Decided
+from .plan.targets import Target
+from .repair.repair import Repaired
+from .report.difference import difference
+from .rewrite.rewrite import rewrite
+from .trace.labels import IntArray
 
-    from .settings import Common
+LEVELS = 7
+"""Budgets that are tried where a target can only be measured."""
 
-SAMPLES = 1024
-"""Samples that a search takes where nobody said how many."""
+LEAST = 0.05
+"""Share of the multiply–accumulates below which no search goes."""
 
+LATENCY_RUNS = 15
 
-def search(
-    model: Any,
-    *,
-    generations: int | None = None,
-    population: int = 30,
-    mutation: float = 0.1,
-    objective: str = "macs",
-    seed_with: Sequence[str] | str | None = None,
-    repair: str | None = None,
-    align: int | str | None = None,
-    flips: str | None = None,
-    parents: str | None = None,
-    max_error: float | None = None,
-    classic: bool = False,
-    exclude: Sequence[str] = (),
-    exclude_op: Sequence[str] = (),
-    min_channels: int = 1,
-    time_limit: float | None = None,
-    jobs: int | None = None,
-    dask: str | None = None,
-    folder: str | os.PathLike[str] | None = None,
-    resume: bool = False,
-    watch: Watch = lambda standing: None,
-    **common: Unpack[Common],
-) -> Search:
-    """Three pruned nets of one: `heavy` (least error), `light` (least cost) and the `knee` between them, and every
-    candidate that nothing beats. Each of the three is repaired layer by layer, proven and reported as by `prune`.
+Test = Callable[[IntArray], tuple[bool, dict[str, Any]]]
+"""Whether a target holds when these classes go, and what was measured."""
 
-    generations, population: of the evolution strategy (population: 3 parents and their children). mutation: the
-    probability that a bit flips; of led flips the mean share of a group's bits that flip at once. objective: the cost,
-    `macs`, `params` or `latency` (measured here); the other objective is the error on labels, or the disagreement with
-    the original where there are none. seed_with: criteria whose cuts the search starts from, and which lead the flips;
-    `none`: the unpruned net alone. repair: `least-squares` (closed form within every evaluation, the whole sequential
-    repair for the three), `bias`, `moments`, `none`. align: as for `prune`. flips: `led` by the scores, or `uniform`.
-    parents: from the `front`, or the `three` only. max_error: candidates with more are not wanted; by default those
-    that get less than half right of what the original gets right. classic: the published scheme, without its training:
-    uniform flips, three parents, no seeds, no repair, no alignment, 10 generations. time_limit: seconds. jobs:
-    processes of this machine (by default one per core; of a latency one). dask: the address of a Dask scheduler whose
-    workers evaluate instead. folder: where the state is kept after every generation; resume: go on from there. watch:
-    called after every generation. common: see `ocnna_onnx.settings.Common`.
-
-    Two thirds of the samples evaluate candidates and one third chooses the three, where the data has others for the
-    final figures; else a half, a quarter, and the last quarter for the figures. An interrupt (KeyboardInterrupt) ends
-    the search: the best three so far come back, with `interrupted`.
-
-    Raises UsageError, ModelError, DataError, NothingFree, TargetMissed (no candidate is wanted), ProofFailed.
-    """
-    began = time.perf_counter()
-    settings = settings_of(**common)
-    asked = asked_of(
-        generations=generations,
-        population=population,
-        mutation=mutation,
-        objective=objective,
-        seed_with=seed_with,
-        repair=repair,
-        align=align,
-        flips=flips,
-        parents=parents,
-        max_error=max_error,
-        classic=classic,
-        exclude=exclude,
-        exclude_op=exclude_op,
-        min_channels=min_channels,
-        time_limit=time_limit,
-        jobs=jobs,
-        dask=dask,
-        runtime=settings.runtime,
-    )
-    if settings.data is None:
-        raise UsageError("a search judges nets by samples: give data (--data)")
-    state = _state(folder, resume)
-    job = open_model(model, replace(settings, samples=settings.samples or SAMPLES))
-    require_free(job)
-    if job.samples.count < FEWEST:
-        raise DataError(f"{job.samples.source}: {job.samples.count} samples; a search needs {FEWEST} at least")
-    run = prepared(job, asked)
-    progress = job.settings.progress
-    with workforce(run.evaluator, asked.jobs, asked.dask, lambda d, t: progress("generation", d, t)) as work:
-        archive, interrupted = _evolved(run, work, state, resume, _clock(run, began, watch))
-    job.timings["search"] = time.perf_counter() - began
-    return finished(run, archive, interrupted)
+Finish = Callable[[Decided], tuple[onnx.ModelProto, Repaired]]
+"""The model as it would leave when these classes go, and its repair."""
 
 
-def _state(folder: str | os.PathLike[str] | None, resume: bool) -> Path | None:
-    """The file of the state. Raises UsageError."""
-    if folder is None:
-        if resume:
-            raise UsageError("resume needs the folder of the search")
-        return None
-    state = made(folder) / NAME
-    if state.exists() and not resume:
-        raise UsageError(f"{state}: a search was begun here: resume it (--resume), or choose another folder")
-    return state
+def search_levels(ways: Ways, target: Target, test: Test, start: IntArray | None) -> tuple[IntArray, dict[str, Any]]:
+    """A search over budgets of multiply–accumulates: the mildest cut that is fast enough, or the deepest whose drop
+    holds. start: a cut that must go in any case (latency)."""
+    total = whole_cost(ways, "macs")
+    fast = target.kind == "latency"
+    report = ways.job.settings.progress
+    best: tuple[IntArray, dict[str, Any]] | None = None
+    last: tuple[IntArray, dict[str, Any]] | None = None
+    low, high = LEAST, 1.0  # shares of MACs: `high` is nothing at all
+    if start is not None:
+        high = ways.costs.macs_left(gone_of(ways.trace, start)) / total
+        holds, about = test(start)
+        if holds and fast:
+            return start, about
+    seen: dict[bytes, tuple[bool, dict[str, Any]]] = {}
+    for k in range(LEVELS):
+        report(target.kind, k, LEVELS)
+        share = (low + high) / 2
+        classes = level(ways, ways.costs.macs_left, share * total)
+        key = classes.tobytes()
+        if key not in seen:
+            seen[key] = test(classes)
+        holds, about = seen[key]
+        last = classes, about
+        if holds:
+            best = last
+        # fast: milder where it holds; drop: deeper where it holds
+        low, high = (share, high) if holds == fast else (low, share)
+    report(target.kind, LEVELS, LEVELS)
+    if best is not None:
+        return best
+    if fast:
+        assert last is not None
+        deepest = level(ways, ways.costs.macs_left, LEAST * total)
+        return deepest, test(deepest)[1]
+    nothing: IntArray = np.zeros(0, np.int64)
+    return nothing, last[1] if last is not None else {}
 
 
-def _clock(run: Run, began: float, watch: Watch) -> Clock:
-    return Clock(run.rules, run.asked.generations, run.asked.time_limit, watch, began)
+def noted(ways: Ways, test: Test, tried: list[dict[str, Any]]) -> Test:
+    """The same test, which also writes down every cut that it is asked about."""
+    total = whole_cost(ways, "macs")
+
+    def noting(classes: IntArray) -> tuple[bool, dict[str, Any]]:
+        holds, about = test(classes)
+        left = ways.costs.macs_left(gone_of(ways.trace, classes)) / total
+        tried.append({"macs_ratio": left, "removed": len(classes), "holds": holds, **about})
+        return holds, about
+
+    return noting
 
 
-def _evolved(run: Run, work: Work, state: Path | None, resume: bool, clock: Clock) -> tuple[Archive, bool]:
-    """(everything that was evaluated, whether it was interrupted)."""
+def drop_test(ways: Ways, target: Target, finished: Finish, judge: Samples, mended: dict[bytes, Repaired]) -> Test:
+    """mended: gets the repair of the latest cut that held, which is the one that a search ends with: one at a time,
+    since each is as large as the weights."""
+    batch = batch_size(ways.job.trace.shapes, judge)
 
-    def evaluate(masks: BoolArray, bar: Bar) -> Worth:
-        return run.worth(work, masks, bar)
+    def test(classes: IntArray) -> tuple[bool, dict[str, Any]]:
+        model, repaired = finished(replace(ways.decided, classes=classes))
+        found = difference(ways.job.loaded.model, model, judge, batch, ways.job.settings.runtime)
+        if found is None:
+            return False, {}
+        holds = found.bound <= target.value
+        if holds:
+            mended.clear()
+            mended[classes.tobytes()] = repaired
+        return holds, found.to_json()
 
-    about = run.about if state is not None else {}
-    if resume and state is not None:
-        archive = load_state(state, about)
-    else:
-        archive = start(run.space, run.rules, run.seeds(run.asked.population - PARENTS), evaluate)
-    scores = list(run.known.scores.values())
-    seed, generations = run.job.settings.seed, run.asked.generations
-    try:
-        if state is not None and not archive.done:
-            save_state(state, about, archive)
-        clock.tell(archive)
-        for archive in evolve(run.space, run.rules, archive, scores, seed, generations, evaluate):  # noqa: B020
-            if state is not None:
-                save_state(state, about, archive)
-            clock.tell(archive)
-            if clock.is_up():
-                break
-    except KeyboardInterrupt:
-        return archive, True
-    return archive, False
+    return test
 
 
-__all__ = ["Search", "Standing", "search"]
+def latency_test(ways: Ways, target: Target) -> Test:
+    """Holds where the small net is fast enough beside the original, both timed in turns."""
+
+    def test(classes: IntArray) -> tuple[bool, dict[str, Any]]:
+        decided = replace(ways.decided, classes=classes)
+        small = rewrite(decided.trace, decided.trace.keep_units(classes)).model
+        before, after = latencies(ways.job, small)
+        return after <= target.limit(before), {"before_ms": before * 1e3, "after_ms": after * 1e3}
+
+    return test
+
+
+def latencies(job: Opened, small: onnx.ModelProto | Light) -> tuple[float, float]:
+    """Median seconds of a run of the original and of the pruned model, in turns, on one sample where they allow it."""
+    one_sample = job.samples.take(np.arange(1))
+    feed, _ = next(one_sample.batches(batch_size(job.trace.shapes, one_sample)))
+    seconds: tuple[list[float], list[float]] = ([], [])
+    runtime = job.settings.runtime
+    with open_session(job.loaded.model, runtime, True) as one, open_session(small, runtime, True) as two:
+        names = [o.name for o in one.get_outputs()]
+        for k in range(LATENCY_RUNS + 2):
+            for session, times in zip((one, two), seconds, strict=True):
+                started = time.perf_counter()
+                run(session, names, feed)
+                if k > 1:
+                    times.append(time.perf_counter() - started)
+    return float(np.median(seconds[0])), float(np.median(seconds[1]))

@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from .calibrate.readers import Readings, covariances, readers
-from .calibrate.stream import batch_size, stream
+from .calibrate.stream import batch_size
 from .data.samples import Samples
+from .measuring import watch
 from .model.graph import AnyArray
 from .model.light import Light, light
 from .plan.allocate import Curve, curve_of
@@ -31,15 +32,7 @@ def readings(trace: Trace, samples: Samples, settings: Settings) -> Readings:
     """One pass over the samples."""
     found = readers(trace)
     taps, gathered = covariances(found, samples.count, settings.seed)
-    stream(
-        trace.graph,
-        trace.shapes,
-        taps,
-        samples,
-        settings.runtime,
-        settings.memory,
-        lambda done, total: settings.progress("calibrate", done, total),
-    )
+    watch(trace, taps, samples, settings)
     return Readings(found, gathered)
 
 

@@ -24,10 +24,10 @@ from ocnna_onnx.evolution.evolve import Archive
 from ocnna_onnx.evolution.fitness import Evaluator, Task, candidate, evaluator_of, fitness, judge_of
 from ocnna_onnx.evolution.found import THREE, Search
 from ocnna_onnx.evolution.front import Bar, hypervolume
+from ocnna_onnx.evolution.search import Standing
 from ocnna_onnx.evolution.workers import workforce
 from ocnna_onnx.model.session import Runtime
 from ocnna_onnx.opened import Opened, open_model
-from ocnna_onnx.searching import Standing
 from ocnna_onnx.sensing import readings
 from ocnna_onnx.settings import settings_of
 

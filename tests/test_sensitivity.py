@@ -15,7 +15,7 @@ from nets import MODELS, RESNET, cli, done, images, tiny, written
 from test_grouped import CHAINED, WIDE
 
 import ocnna_onnx
-from ocnna_onnx import finishing, gauging, pipeline
+from ocnna_onnx import finishing, pipeline
 from ocnna_onnx.criteria import cache as kept_results
 from ocnna_onnx.plan.sensitivities import Sensitivities, Sensitivity
 from ocnna_onnx.report.damage import WIDTH, curve_text
@@ -193,19 +193,6 @@ def test_other_targets_measure_nothing_again(tmp_path: Path, monkeypatch: pytest
     for changed in ({"normalize": "rank"}, {"exclude": ["conv1"]}, {"data": images(23)}, {"criterion": "l2"}):
         result = ocnna_onnx.prune(tiny(), target="macs=70%", **{**asked, **changed})
         assert "sensitivities" not in result.report["reused"]
-
-
-def test_obs_and_its_curves_share_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    net, asked = tiny(), {"data": images(24), "cache": False}
-    apart = ocnna_onnx.sensitivity(net, scores=ocnna_onnx.score(net, criterion="obs", **asked), **asked)
-
-    def refuse(*args: Any) -> Any:
-        raise AssertionError("a second pass")
-
-    monkeypatch.setattr(gauging, "readings", refuse)
-    together = ocnna_onnx.sensitivity(net, criterion="obs", **asked)
-    assert together.groups == apart.groups
-    ocnna_onnx.prune(net, criterion="obs", target="macs=60%", align=1, **asked)
 
 
 def test_the_cut_that_a_search_ends_with_is_repaired_once(monkeypatch: pytest.MonkeyPatch) -> None:

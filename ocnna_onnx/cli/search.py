@@ -102,8 +102,8 @@ def search_command(
     """
     check_targets(model, None, False, data=shared["data"])
     from ..evolution.found import THREE
+    from ..evolution.search import search
     from ..report.searched import print_search
-    from ..searching import search
 
     if any((folder / f"{name}.onnx").exists() and model.samefile(folder / f"{name}.onnx") for name in THREE):
         raise UsageError(f"{folder}: IN is one of the files that would be written there; choose another OUTDIR")

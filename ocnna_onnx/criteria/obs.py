@@ -13,7 +13,7 @@ from scipy.linalg import cho_factor, cho_solve, solve_triangular
 from threadpoolctl import threadpool_limits
 
 from ..calibrate.covariance import Covariance
-from ..calibrate.readers import Reader, Readings, covariances, readers
+from ..calibrate.readers import Reader, covariances, readers
 from ..trace.components import components
 from ..trace.labels import IntArray
 from .request import Criterion, Options, Request, Subject
@@ -53,11 +53,9 @@ def request(subject: Subject, options: Options) -> Request:
     from the cheapest on, with H⁻¹ downdated; the score is the sum of all costs up to this channel, so that the order of
     scores is the greedy one.
     """
-    everyone, wanted = readers(subject.trace), _wanted(subject)
-    found = [r for r in everyone if np.isin(r.units, wanted).any()]
+    found = [r for r in readers(subject.trace) if np.isin(r.units, _wanted(subject)).any()]
     taps, gathered = covariances(found, subject.samples, subject.seed)
-    shared = Readings(found, gathered) if len(found) == len(everyone) else None
-    return Request(tuple(taps), lambda: channel_costs(subject, found, gathered, options["damping"]), shared)
+    return Request(tuple(taps), lambda: _finish(subject, found, gathered, options["damping"]))
 
 
 OBS = Criterion(request, "Hassibi 1993; Frantar 2022; Kurtić 2023", {"damping": DAMPING})
@@ -67,8 +65,8 @@ def _wanted(subject: Subject) -> IntArray:
     return np.unique(np.concatenate([s.units for s in subject.layers] or [np.zeros(0, np.int64)]))
 
 
-def channel_costs(
-    subject: Subject, found: Sequence[Reader], gathered: Sequence[Covariance], damping: float = DAMPING
+def _finish(
+    subject: Subject, found: Sequence[Reader], gathered: Sequence[Covariance], damping: float
 ) -> list[FloatArray]:
     """The scores of every layer of the subject, from covariances of what reads them."""
     trace = subject.trace

@@ -11,7 +11,6 @@ import numpy.typing as npt
 
 from ..calibrate.maps import as_maps
 from ..calibrate.moments import Moments, merged, moments
-from ..calibrate.readers import Readings
 from ..calibrate.stream import Tap
 from ..model.graph import AnyArray
 from ..trace.types import Source, Trace
@@ -41,12 +40,10 @@ class Subject:
 @dataclass(frozen=True)
 class Request:
     """taps: what is to be watched in one pass over the samples. finish: afterwards, the scores of every layer of the
-    subject in order, float64 [channels] each; higher = keep. readings: what the taps gather of all readers, for whoever
-    needs that, too; None where they do not."""
+    subject in order, float64 [channels] each; higher = keep."""
 
     taps: tuple[Tap, ...]
     finish: Callable[[], list[FloatArray]]
-    readings: Readings | None = None
 
 
 @dataclass(frozen=True)

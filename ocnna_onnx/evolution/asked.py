@@ -26,7 +26,7 @@ ALIGNMENTS = ("1", "2", "4", "8", "16", "32", "64")
 
 @dataclass(frozen=True)
 class Asked:
-    """See `ocnna_onnx.searching.search`. led: flips; wide: parents. worst: max_error (None: by the original's). align:
+    """See `ocnna_onnx.search`. led: flips; wide: parents. worst: max_error (None: by the original's). align:
     the multiple, adaptive where it was measured. time_limit: seconds."""
 
     generations: int

@@ -57,7 +57,7 @@ def space_of(
     alignment: Alignment = Alignment(),
     min_channels: int = 1,
 ) -> Space:
-    """The masks of a traced net. axes: see `budgeting.axis_channels`."""
+    """The masks of a traced net. axes: see `levels.axis_channels`."""
     open_ = [g for g in groups if len(g.free)]
     numbers = np.repeat(np.arange(len(open_)), [len(g.free) for g in open_])
     return Space(

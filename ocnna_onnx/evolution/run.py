@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from ..budgeting import axis_channels
 from ..calibrate.readers import Readings
 from ..errors import UsageError
+from ..levels import axis_channels
 from ..opened import Opened
 from ..plan.costs import CostModel, cost_model
 from ..plan.select import excluded

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from ..budgeting import Wishes, meet
+from ..budgeting import meet
 from ..calibrate.readers import Readings
 from ..criteria.scores import Scores
 from ..opened import Opened
@@ -21,6 +21,7 @@ from ..repair.repair import Repaired
 from ..rewrite.rewrite import rewrite
 from ..sensing import damages
 from ..trace.labels import IntArray
+from ..wishes import Wishes
 
 FloatArray = npt.NDArray[np.float64]
 

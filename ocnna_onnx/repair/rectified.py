@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 
 from ..calibrate.linear import Linear, outputs
 from ..data.rows import Rows
-from ..model.graph import AnyArray, attribute
+from ..model.graph import AnyArray, attribute, constant_node_value
 from ..trace.labels import IntArray
 from .frontier import Frontier
 
@@ -45,8 +46,8 @@ class Threshold:
 
 
 def threshold(student: Frontier, map_: Linear) -> Threshold | None:
-    """Of the Relu that alone reads a Conv's output: directly, or behind a BatchNormalization, an Add, or the two in
-    this order. None where there is no such Relu, or the other summand is not held."""
+    """Of the Relu (or Clip from 0 on) that alone reads a Conv's output: directly, or behind a BatchNormalization, an
+    Add, or the two in this order. None where there is no such node, or the other summand is not held."""
     graph, name = student.graph, map_.output
     if map_.stored != "conv":
         return None
@@ -60,7 +61,7 @@ def threshold(student: Frontier, map_: Linear) -> Threshold | None:
     while name not in graph.outputs and len(graph.consumers.get(name, ())) == 1:
         index = graph.consumers[name][0][0]
         node = graph.nodes[index]
-        if node.op_type == "Relu":
+        if node.op_type == "Relu" or (node.op_type == "Clip" and _from_zero(student, node)):
             return Threshold(map_, scale, shift, stream)
         if node.op_type == "BatchNormalization" and not seen:
             scale, shift = norm(student, index)
@@ -73,6 +74,26 @@ def threshold(student: Frontier, map_: Linear) -> Threshold | None:
         seen.add(node.op_type)
         name = node.output[0]
     return None
+
+
+def _from_zero(student: Frontier, node: onnx.NodeProto) -> bool:
+    """Whether a Clip cuts off what is negative, as Relu6 does."""
+    if len(node.input) < 2:
+        return float(attribute(node, "min", -1.0)) == 0
+    graph, name = student.graph, node.input[1]
+    value = graph.array(name) if name in graph.initializers else None
+    if value is None and name in graph.producer and graph.nodes[graph.producer[name]].op_type == "Constant":
+        value = constant_node_value(graph.nodes[graph.producer[name]])
+    return value is not None and value.size == 1 and float(value.reshape(-1)[0]) == 0
+
+
+def scale_behind(student: Frontier, name: str) -> AnyArray | None:
+    """By what a BatchNormalization that alone reads a tensor multiplies each channel."""
+    readers = student.graph.consumers.get(name, [])
+    if len(readers) != 1 or student.graph.nodes[readers[0][0]].op_type != "BatchNormalization":
+        return None
+    known = all(n in student.weights for n in student.graph.nodes[readers[0][0]].input[1:5])
+    return norm(student, readers[0][0])[0] if known else None
 
 
 def norm(student: Frontier, node: int) -> tuple[AnyArray, AnyArray]:

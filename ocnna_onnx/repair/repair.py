@@ -29,7 +29,7 @@ from .channelmap import Places, Residue, channel_rows, composed, is_too_large, p
 from .frontier import Frontier, Step, frontier
 from .judge import how_much_worse
 from .layers import Layer, find_layers, notes_of, pruned_constants, pruned_shapes
-from .rectified import Threshold, predicted, threshold
+from .rectified import Threshold, predicted, scale_behind, threshold
 from .residual import Residual, affine, residual
 from .solve import Fit, Pairs, fit, pilot
 from .together import Pair, front_of, refitted_together
@@ -37,8 +37,8 @@ from .transposed import Stuffing, reversed_kernel, stored_kernel, stuffed, stuff
 from .values import with_values
 
 FloatArray = npt.NDArray[np.float64]
-Target = Callable[[slice], AnyArray]
-"""What a layer's outputs should be, of a slice of samples: [samples, …]."""
+Target = Callable[[slice | npt.NDArray[np.int64]], AnyArray]
+"""What a layer's outputs should be, of some samples: [samples, …]."""
 
 HELD_OUT = 8
 """One sample of so many chooses the shrinkage, and says whether a layer's repair helps."""
@@ -73,6 +73,7 @@ class Job:
 
     trace: Trace
     rewritten: Rewritten
+    shapes: Shapes
     constants: Constants
     student: Frontier
     teacher: Frontier
@@ -127,7 +128,7 @@ def _repaired(
     batch = batch_size(trace.shapes, samples)
     student = frontier(small, samples, batch, runtime, memory // 2, [p.student for p in plans])
     teacher = frontier(trace.graph.model, samples, batch, runtime, memory // 2, [p.teacher for p in plans])
-    job = Job(trace, rewritten, constants, student, teacher, Repaired(), left, method)
+    job = Job(trace, rewritten, shapes, constants, student, teacher, Repaired(), left, method)
     for k, plan in enumerate(plans):
         progress(k, len(plans))
         reason = _repair_layer(job, plan)
@@ -235,7 +236,7 @@ def _repair_layer(job: Job, plan: _Plan) -> str:
     result = _rectified(job, layer, sight, offset, weight, old, result, begins)
     reason = _accept(job, layer, sight.stored(result.weight, value), (result.bias - old).reshape(-1))
     if not reason and plan.front is not None and job.method == "least-squares":
-        _together(job, plan, sight, begins)
+        _together(job, plan, sight, begins, (result.bias - old).reshape(-1))
     job.found.layers[job.graph.names[layer.node]] = _errors(told, energy, bool(reason))
     return reason
 
@@ -261,8 +262,8 @@ def _rectified(
     return second if second.ridge is not None else first
 
 
-def _together(job: Job, plan: _Plan, sight: _Sight, begins: Threshold | None) -> None:
-    """The layer and the one in front of it once more, as one problem."""
+def _together(job: Job, plan: _Plan, sight: _Sight, begins: Threshold | None, shift: FloatArray) -> None:
+    """The layer and the one in front of it once more, as one problem. shift: of the bias, as it was just repaired."""
     student, front, layer = job.student, plan.front, plan.layer
     assert front is not None
     if len(student.held[front.map.tensor]) != student.samples or sight.count != student.samples:
@@ -271,9 +272,11 @@ def _together(job: Job, plan: _Plan, sight: _Sight, begins: Threshold | None) ->
     if plan.total is not None and plan.total.between:
         size = job.constants.shape[layer.map.output][layer.map.out_axis]
         scale = affine(job.graph, job.constants, job.found.values, plan.total, size)[0]
+    elif plan.total is None:
+        scale = scale_behind(student, layer.map.output)
     late = np.arange(sight.count) % HELD_OUT == HELD_OUT - 1
-    pair = Pair(front, layer, sight.target, scale, begins, sight.count)
-    values, left = refitted_together(student, job.constants, pair, late)
+    pair = Pair(front, layer, sight.target, scale, begins, sight.count, shift)
+    values, left = refitted_together(student, job.shapes, job.constants, pair, late)
     if values:
         names = job.graph.names
         job.found.pairs[names[layer.node]] = (names[front.node], left)
@@ -507,7 +510,7 @@ def _target(job: Job, plan: _Plan) -> tuple[Target, str]:
     usable = np.abs(scale) > 1e-6
     plain = job.teacher.held[map_.output]
 
-    def values(part: slice) -> AnyArray:
+    def values(part: slice | npt.NDArray[np.int64]) -> AnyArray:
         missing = kept.slice(name, np.asarray(whole[part], np.float32)) - stream[part]
         form = [-1 if a == map_.out_axis else 1 for a in range(missing.ndim)]
         back = (missing - shift.reshape(form)) / np.where(usable, scale, 1).reshape(form)

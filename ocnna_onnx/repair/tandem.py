@@ -16,7 +16,7 @@ from functools import reduce
 import numpy as np
 import numpy.typing as npt
 
-from .bends import Bend, bent
+from .bends import Between, Slopes, ahead, behind, gain, through
 from .windows import Windows
 
 Array = npt.NDArray[np.float32]
@@ -74,7 +74,7 @@ class Setting:
     """bends: what lies between the layers. weight: of each output's error, [outputs]; rising: see `Part.missing`.
     biases: whether the layers have biases that may move. pool: works on several parts at once."""
 
-    bends: Sequence[Bend]
+    bends: Between
     weight: Array
     rising: npt.NDArray[np.bool_]
     biases: tuple[bool, bool]
@@ -88,11 +88,14 @@ def improved(
     best, now = start, _error(start, held_out, setting)
     before = now
     some = seen[::FEW]
-    if _tried(start, some, held_out, setting, _spectrum_of(some, setting), DAMPINGS[-1])[0] > (1 - WORTH) * now:
+    if (
+        _tried(start, some, held_out, setting, _spectrum([part.x for part in some], setting), DAMPINGS[-1])[0]
+        > (1 - WORTH) * now
+    ):
         return start, now, now
     dampings = iter(DAMPINGS)
     damping = next(dampings)
-    curvature = _spectrum_of(seen, setting)
+    curvature = _spectrum([part.x for part in seen], setting)
     for _ in range(STEPS):
         error, found = _tried(best, seen, held_out, setting, curvature, damping)
         if error < now:
@@ -127,7 +130,7 @@ def _moved(at: Tandem, step: Tandem, size: float) -> Tandem:
 
 def _error(at: Tandem, parts: Sequence[Part], setting: Setting) -> float:
     def squares(part: Part) -> tuple[float, int]:
-        middle, _ = bent(part.x @ at.first, setting.bends)
+        middle, _ = through(part.x @ at.first, setting.bends)
         missing = part.missing(part.windows.gathered(middle) @ at.second, setting.rising) * setting.weight
         return float(np.einsum("ro,ro->", missing, missing, dtype=np.float64)), len(missing)
 
@@ -135,47 +138,44 @@ def _error(at: Tandem, parts: Sequence[Part], setting: Setting) -> float:
     return float(sum(sums) / sum(rows))
 
 
-def _spectrum_of(parts: Sequence[Part], setting: Setting) -> tuple[Double, Double]:
-    return _spectrum([(part.x, len(part.x)) for part in parts], setting)
-
-
-def _spectrum(rows: Sequence[tuple[Array, int]], setting: Setting) -> tuple[Double, Double]:
-    """Eigenvalues and vectors of the second moments of features, from chunks of rows with their numbers."""
-    moments = reduce(np.add, setting.pool.map(lambda pair: (pair[0].T @ pair[0]).astype(np.float64), rows))
-    values, vectors = np.linalg.eigh(moments / sum(n for _, n in rows))
+def _spectrum(rows: Sequence[Array], setting: Setting) -> tuple[Double, Double]:
+    """Eigenvalues and vectors of the second moments of features, from chunks of rows."""
+    moments = reduce(np.add, setting.pool.map(lambda x: (x.T @ x).astype(np.float64), rows))
+    values, vectors = np.linalg.eigh(moments / sum(map(len, rows)))
     return values.clip(min=0), vectors
 
 
 @dataclass(frozen=True)
 class _Local:
-    """Both layers around the weights as they are, on some samples. slope: of the bends; seen: what the second layer
+    """Both layers around the weights as they are, on some samples. slopes: of the bends; seen: what the second layer
     sees; missing: what it lacks; asked: [rows₂, outputs], how much each error counts, 0 where nothing is asked."""
 
     part: Part
-    slope: Array
+    bends: Between
+    slopes: Slopes
     seen: Array
     missing: Array
     asked: Array
 
     @classmethod
     def of(cls, at: Tandem, part: Part, setting: Setting) -> _Local:
-        middle, slope = bent(part.x @ at.first, setting.bends)
+        middle, slopes = through(part.x @ at.first, setting.bends)
         seen = part.windows.gathered(middle)
         missing = part.missing(seen @ at.second, setting.rising)
         asked = np.broadcast_to(setting.weight, missing.shape)
         if part.cut is not None:
             asked = np.asarray(asked * (~part.cut | (missing != 0)), np.float32)
-        return cls(part, slope, seen, missing, asked)
+        return cls(part, setting.bends, slopes, seen, missing, asked)
 
     def forth(self, at: Tandem, d: Tandem) -> Array:
         """What a change of the weights does to the second layer, linearly."""
-        middle = self.part.windows.gathered(self.slope * (self.part.x @ d.first))
+        middle = self.part.windows.gathered(ahead(self.part.x @ d.first, self.bends, self.slopes))
         return np.asarray((middle[:, :-1] @ at.second[:-1] + self.seen @ d.second) * self.asked)
 
     def back(self, at: Tandem, e: Array) -> Tandem:
         """The adjoint."""
         e = e * self.asked
-        middle = self.part.windows.scattered(e @ at.second[:-1].T) * self.slope
+        middle = behind(self.part.windows.scattered(e @ at.second[:-1].T), self.bends, self.slopes)
         return Tandem(self.part.x.T @ middle, self.seen.T @ e)
 
 
@@ -185,11 +185,11 @@ def _step(
     """The damped least squares step, both weights at once."""
     local = list(setting.pool.map(lambda part: _Local.of(at, part, setting), parts))
     rows = sum(len(one.missing) for one in local)
-    slopes = reduce(np.add, [(one.slope**2).sum(axis=0) for one in local])
-    ahead = _spectrum([(one.seen, len(one.seen)) for one in local], setting)
+    slopes = np.mean([gain(one.bends, one.slopes) for one in local], axis=0) * sum(len(p.x) for p in parts)
+    further = _spectrum([one.seen for one in local], setting)
     squares = setting.weight**2
     gains = (squares * at.second[:-1] ** 2).sum(axis=1).reshape(-1, at.first.shape[1]).sum(axis=0) * slopes / rows
-    levels = float(curvature[0].mean() * gains.mean()), float(ahead[0].mean() * squares.mean())
+    levels = float(curvature[0].mean() * gains.mean()), float(further[0].mean() * squares.mean())
     ridges = [np.float32(max(damping * level, 1e-12)) for level in levels]
 
     def gathered(several: Callable[[_Local], Tandem]) -> Tandem:
@@ -207,7 +207,7 @@ def _step(
 
     def prepared(r: Tandem) -> Tandem:
         first = _divided(r.first, curvature, gains, ridges[0])
-        return held(Tandem(first, _divided(r.second, ahead, squares, ridges[1])))
+        return held(Tandem(first, _divided(r.second, further, squares, ridges[1])))
 
     return _conjugate_gradients(product, gathered(lambda one: one.back(at, one.missing * setting.weight)), prepared)
 

@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 from ..calibrate.linear import features, matrix, out_positions, outputs, stored_weight
 from ..calibrate.stream import workers
 from ..model.constants import Constants
-from ..model.graph import AnyArray, Graph
+from ..model.graph import AnyArray, Graph, attribute
 from ..model.shapes import Shapes
 from ..trace.types import Trace
 from .bends import MOST, bends_behind
@@ -40,7 +40,7 @@ KINDS = frozenset("Relu LeakyRelu Clip BatchNormalization Identity".split())
 
 
 def front_of(trace: Trace, graph: Graph, shapes: Shapes, constants: Constants, layer: Layer) -> Layer | None:
-    """The Conv whose outputs this Conv alone reads, with nothing but `bends` in between."""
+    """The Conv whose outputs this Conv alone reads, with nothing in between but what `bends` knows."""
     map_ = layer.map
     if map_.stored != "conv" or map_.groups != 1:
         return None
@@ -50,12 +50,12 @@ def front_of(trace: Trace, graph: Graph, shapes: Shapes, constants: Constants, l
         if index is None or name in graph.outputs or len(graph.consumers.get(name, ())) != 1:
             return None
         node = graph.nodes[index]
-        if node.op_type == "Conv":
+        if node.op_type == "Conv" and attribute(node, "group", 1) == 1:
             found = layer_at(trace, graph, shapes, constants, index)
             if isinstance(found, Layer) and found.map.groups == 1 and found.map.stored == "conv":
                 return found
             return None
-        if node.op_type not in KINDS:
+        if node.op_type != "Conv" and node.op_type not in KINDS:
             return None
         name = node.input[0]
     return None
@@ -63,27 +63,31 @@ def front_of(trace: Trace, graph: Graph, shapes: Shapes, constants: Constants, l
 
 @dataclass(frozen=True)
 class Pair:
-    """front: the layer in front. target: of the second layer, of a slice of samples. scale: what becomes of each of its
-    outputs in the sum behind it, or None. begins: the Relu behind it, or None."""
+    """front: the layer in front. target: of the second layer, of samples by number. scale: what becomes of each of its
+    outputs in the sum behind it, or None. begins: the Relu behind it, or None. shift: what the second layer's repair
+    has put into its slot, [outputs]: where that lies behind the layer, its own output is without it."""
 
     front: Layer
     layer: Layer
-    target: Callable[[slice], AnyArray]
+    target: Callable[[npt.NDArray[np.int64]], AnyArray]
     scale: AnyArray | None
     begins: Threshold | None
     count: int
+    shift: npt.NDArray[np.float64]
 
 
 def refitted_together(
-    student: Frontier, constants: Constants, pair: Pair, late: npt.NDArray[np.bool_]
+    student: Frontier, shapes: Shapes, constants: Constants, pair: Pair, late: npt.NDArray[np.bool_]
 ) -> tuple[dict[str, AnyArray], float]:
     """New values by name, and the share of the held-out error that is left; no values where held-out samples (`late`,
     bool [count]) see no gain."""
     front, layer = pair.front, pair.layer
-    bends = bends_behind(student, constants, front.map.output, layer.map.tensor)
-    chosen = _chosen(student, pair, late)
-    if bends is None or chosen is None:
+    sizes = out_positions(front.map, student.held[front.map.tensor].shape)
+    between = bends_behind(student, shapes, constants, front.map.output, layer.map.tensor, sizes)
+    chosen = _chosen(student, pair, between[1], late) if between is not None else None
+    if between is None or chosen is None:
         return {}, 1.0
+    bends, sizes = between
     start, biases = _start(student, pair)
     outputs_ = start.second.shape[1]
     scale = pair.scale if pair.begins is None else pair.begins.scale
@@ -93,7 +97,7 @@ def refitted_together(
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(workers(student.runtime)) as pool:
         size = max(1, ROWS // prod(out_positions(front.map, student.held[front.map.tensor].shape)))
         seen, held_out = (
-            list(pool.map(lambda k: _part(student, pair, k), np.array_split(part, -(-len(part) // size))))
+            list(pool.map(lambda k: _part(student, pair, sizes, k), np.array_split(part, -(-len(part) // size))))
             for part in chosen
         )
         if not all(np.isfinite(part.x).all() and np.isfinite(part.target).all() for part in seen):
@@ -102,15 +106,17 @@ def refitted_together(
     return (_values(student, pair, start, found), after / before) if after < before else ({}, 1.0)
 
 
-def _chosen(student: Frontier, pair: Pair, late: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.int64], ...] | None:
+def _chosen(
+    student: Frontier, pair: Pair, sizes: tuple[int, ...], late: npt.NDArray[np.bool_]
+) -> tuple[npt.NDArray[np.int64], ...] | None:
     """Numbers of samples to fit on and to judge by."""
     shape = student.held[pair.front.map.tensor].shape
-    middle = (1, 0, *out_positions(pair.front.map, shape))
-    a = prod(middle[2:]) * (shape[1] * pair.front.map.taps + 1)
-    b = prod(out_positions(pair.layer.map, middle)) * (
+    a = prod(out_positions(pair.front.map, shape)) * (shape[1] * pair.front.map.taps + 1)
+    b = prod(out_positions(pair.layer.map, (1, 0, *sizes))) * (
         student.weights[pair.layer.weight.name].shape[1] * pair.layer.map.taps + 1
     )
-    most = HELD // max(a, b)
+    c = 4 * prod(out_positions(pair.front.map, shape)) * student.weights[pair.layer.weight.name].shape[1]
+    most = HELD // max(a, b, c)
     numbers = np.arange(pair.count)
     fit, judge = numbers[~late], numbers[late]
     if min(most, len(fit)) < LEAST or not len(judge):
@@ -130,6 +136,8 @@ def _start(student: Frontier, pair: Pair) -> tuple[Tandem, tuple[bool, bool]]:
         bias = np.zeros(weight.shape[1]) + layer.offset
         if layer.slot is not None:
             bias = bias + layer.slot.bias(student.weights[layer.slot.name]).reshape(-1)
+            if layer is pair.layer and not layer.slot.own:
+                bias = bias + pair.shift
         parts.append((weight, bias))
     (w1, b1), (w2, b2) = parts
     channels = len(w2) // pair.layer.map.taps
@@ -138,15 +146,14 @@ def _start(student: Frontier, pair: Pair) -> tuple[Tandem, tuple[bool, bool]]:
     return Tandem(*made), (pair.front.slot is not None, pair.layer.slot is not None)
 
 
-def _part(student: Frontier, pair: Pair, numbers: npt.NDArray[np.int64]) -> Part:
+def _part(student: Frontier, pair: Pair, sizes: tuple[int, ...], numbers: npt.NDArray[np.int64]) -> Part:
     front, layer, begins = pair.front.map, pair.layer.map, pair.begins
     x = np.asarray(student.held[front.tensor][numbers], np.float32)
     seen = features(front, x)[0]
     seen = np.concatenate([seen, np.ones((len(seen), 1), np.float32)], axis=1)
-    middle = (len(x), 1, *out_positions(front, x.shape))
-    wanted = np.concatenate([pair.target(slice(n, n + 1)) for n in numbers])
+    wanted = pair.target(numbers)
     target = np.ascontiguousarray(outputs(layer, wanted)[0], np.float32)
-    windows = Windows.of(layer, middle)
+    windows = Windows.of(layer, (len(x), 1, *sizes))
     if begins is None:
         return Part(seen, target, None, None, windows)
     added = begins.shift.reshape(1, -1)

@@ -62,8 +62,31 @@ class Windows:
         for tap, part in self._parts():
             window = seen[:, tap * channels : (tap + 1) * channels]
             padded[part] += window.reshape(self.samples, *self.out, channels)
+        return self._inner(padded)
+
+    def weighed(self, x: Array, kernel: Array) -> Array:
+        """A convolution of every channel by itself, [samples · sizes, channels] -> [rows, channels]. kernel: [taps,
+        channels]."""
+        channels = x.shape[1]
+        padded = np.pad(x.reshape(self.samples, *self.sizes, channels), ((0, 0), *self.pads, (0, 0)))
+        found = np.zeros((self.samples, *self.out, channels), np.float32)
+        for tap, part in self._parts():
+            found += padded[part] * kernel[tap]
+        return found.reshape(-1, channels)
+
+    def spread(self, e: Array, kernel: Array) -> Array:
+        """The adjoint of `weighed`."""
+        channels = e.shape[1]
+        whole = tuple(s + sum(p) for s, p in zip(self.sizes, self.pads, strict=True))
+        padded = np.zeros((self.samples, *whole, channels), np.float32)
+        spread = e.reshape(self.samples, *self.out, channels)
+        for tap, part in self._parts():
+            padded[part] += spread * kernel[tap]
+        return self._inner(padded)
+
+    def _inner(self, padded: Array) -> Array:
         inner = [slice(None), *(slice(p[0], p[0] + s) for s, p in zip(self.sizes, self.pads, strict=True))]
-        return padded[tuple(inner)].reshape(-1, channels)
+        return padded[tuple(inner)].reshape(-1, padded.shape[-1])
 
     def _parts(self) -> Iterator[tuple[int, tuple[slice, ...]]]:
         for tap, at in enumerate(product(*(range(k) for k in self.kernel))):
