@@ -21,6 +21,9 @@ _PUBLIC = {  # name -> module; loaded when first used, so that importing the pac
     "Sensitivities": "plan.sensitivities",
     "Sensitivity": "plan.sensitivities",
     "read_sensitivities": "plan.sensitivities",
+    "search": "evolution.search",
+    "Search": "evolution.found",
+    "Standing": "evolution.search",
     "inspect": "pipeline",
     "apply": "pipeline",
     "check": "verify",
@@ -47,6 +50,8 @@ if TYPE_CHECKING:
     from .data.imageoptions import ImageOptions
     from .data.reader import CalibrationReader, calibration_reader
     from .errors import DataError, ModelError, NothingFree, OcnnaError, ProofFailed, ShapeNeeded, UsageError
+    from .evolution.found import Search
+    from .evolution.search import Standing, search
     from .finishing import Result
     from .gauging import sensitivity
     from .pipeline import apply, inspect, prune
@@ -70,9 +75,11 @@ __all__ = [
     "ProofFailed",
     "Result",
     "Scores",
+    "Search",
     "Sensitivities",
     "Sensitivity",
     "ShapeNeeded",
+    "Standing",
     "UsageError",
     "Why",
     "__version__",
@@ -85,6 +92,7 @@ __all__ = [
     "read_scores",
     "read_sensitivities",
     "score",
+    "search",
     "sensitivity",
 ]
 

@@ -18,6 +18,7 @@ from .criteria.scores import Scores
 from .criteria.table import parsed
 from .data.samples import probe_shapes, probe_values
 from .errors import DataError, TargetMissed, UsageError
+from .evolution.division import divided
 from .finishing import Result, carry_out, finished
 from .gauging import given_sensitivities, sensitivities_of
 from .heldout import DROP_SAMPLES, fitting, judging
@@ -231,6 +232,8 @@ def apply(plan: Plan, model: Any, *, repair: str = "none", **common: Unpack[Comm
     paired, classes = planned(plan, job.trace)
     job = replace(job, trace=paired, groups=find_groups(paired))
     dropped = any(str(t).startswith("drop") for t in plan.options.get("target", ()))
+    if "search" in plan.options:  # repaired and judged on the samples that it was
+        job = replace(job, samples=divided(job.samples, plan.seed).whole)
     fit_on = fitting(job.samples) if dropped else job.samples
     deepest = Savings(paired).spared(np.flatnonzero(paired.free))
     told = Told(reach(paired, deepest), repair, repair)
