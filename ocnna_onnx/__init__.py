@@ -23,6 +23,9 @@ _PUBLIC = {  # name -> module; loaded when first used, so that importing the pac
     "read_sensitivities": "plan.sensitivities",
     "distill": "distilling",
     "Distilled": "distilling",
+    "search": "evolution.search",
+    "Search": "evolution.found",
+    "Standing": "evolution.search",
     "inspect": "pipeline",
     "apply": "pipeline",
     "check": "verify",
@@ -50,6 +53,8 @@ if TYPE_CHECKING:
     from .data.reader import CalibrationReader, calibration_reader
     from .distilling import Distilled, distill
     from .errors import DataError, ModelError, NothingFree, OcnnaError, ProofFailed, ShapeNeeded, UsageError
+    from .evolution.found import Search
+    from .evolution.search import Standing, search
     from .finishing import Result
     from .gauging import sensitivity
     from .pipeline import apply, inspect, prune
@@ -74,9 +79,11 @@ __all__ = [
     "ProofFailed",
     "Result",
     "Scores",
+    "Search",
     "Sensitivities",
     "Sensitivity",
     "ShapeNeeded",
+    "Standing",
     "UsageError",
     "Why",
     "__version__",
@@ -90,6 +97,7 @@ __all__ = [
     "read_scores",
     "read_sensitivities",
     "score",
+    "search",
     "sensitivity",
 ]
 

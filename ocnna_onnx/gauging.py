@@ -46,8 +46,11 @@ FloatArray = npt.NDArray[np.float64]
 EVERY = 8
 """One sample of so many judges, at most SAMPLES; of few samples one of four."""
 
-SAMPLES = 64
-"""Samples that judge the outputs."""
+SAMPLES, FEWEST = 64, 32
+"""Samples that judge the outputs: fewer where there are more than MANY groups, each of which runs the net a few times
+on all of them."""
+
+MANY = 64
 
 CRITERION, NORMALIZE = "ocnna", "mean"
 """What the user gets without asking: no reason to refuse sensitivities that were measured otherwise."""
@@ -131,12 +134,13 @@ def given_sensitivities(given: Any, criterion: str, normalize: str) -> Sensitivi
     return given
 
 
-def _divided(samples: Samples) -> tuple[Samples, Samples]:
+def _divided(samples: Samples, groups: int) -> tuple[Samples, Samples]:
     """(what readers are refitted on, what judges): apart, since a reader with more inputs than samples, like the last
     one behind a global pooling, can bring back anything of samples that it was fitted to."""
+    most = SAMPLES if groups <= MANY else max(FEWEST, SAMPLES * MANY // groups)
     numbers = np.arange(samples.count)
-    late = numbers[EVERY - 1 :: EVERY] if samples.count >= EVERY * SAMPLES else numbers[3::4][:SAMPLES]
-    judging = late[:SAMPLES] if len(late) else numbers
+    late = numbers[EVERY - 1 :: EVERY] if samples.count >= EVERY * SAMPLES else numbers[3::4]
+    judging = late[:most] if len(late) else numbers
     rest = np.setdiff1d(numbers, judging)
     return samples.take(rest if len(rest) else numbers), samples.take(judging)
 
@@ -145,7 +149,7 @@ def _measured(job: Opened, known: Scores, normalize: str, barred: IntArray) -> S
     samples, report = job.samples, job.settings.progress
     order = ordered(job.trace, job.groups, known.by_source(job.trace), normalize, barred)
     trace, groups, score = order.start.trace, order.groups, order.score
-    rest, held = _divided(samples)
+    rest, held = _divided(samples, len(groups))
     seen = readings(job.trace, rest, job.settings)
     found = damages(trace, groups, score, seen, held, job.settings, progress=lambda d, t: report("sensitivity", d, t))
     costs = cost_model(trace)

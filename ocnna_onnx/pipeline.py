@@ -22,6 +22,7 @@ from .distillation.distil import Split, flips_allowed, split_of
 from .distillation.extra import onnx2torch
 from .distillation.recipe import SAMPLES, Recipe, recipe_named
 from .errors import DataError, TargetMissed, UsageError
+from .evolution.division import divided
 from .finishing import Further, Result, carry_out, finished
 from .gauging import given_sensitivities, sensitivities_of
 from .heldout import DROP_SAMPLES, HELD_OUT, fitting, judging
@@ -258,6 +259,8 @@ def apply(plan: Plan, model: Any, *, repair: str = "none", **common: Unpack[Comm
     paired, classes = planned(plan, job.trace)
     job = replace(job, trace=paired, groups=find_groups(paired))
     dropped = any(str(t).startswith("drop") for t in plan.options.get("target", ()))
+    if "search" in plan.options:  # repaired and judged on the samples that it was
+        job = replace(job, samples=divided(job.samples, plan.seed).whole)
     fit_on = fitting(job.samples) if dropped else job.samples
     deepest = Savings(paired).spared(np.flatnonzero(paired.free))
     told = Told(reach(paired, deepest), repair, repair)

@@ -20,6 +20,7 @@ import bench_measure
 import bench_nets
 import bench_peers
 import bench_rows
+import bench_search
 import bench_time
 from bench_measure import Setting
 from bench_nets import Judging, Net
@@ -60,7 +61,8 @@ def net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Net:
 
     monkeypatch.setattr(bench_nets, "calibration", calibration)
     monkeypatch.setattr(bench_nets, "judging", judging)
-    monkeypatch.setattr(bench_drop, "calibration_labels", lambda *given: np.arange(60)[: given[2]] % 10)
+    for module in (bench_drop, bench_search):
+        monkeypatch.setattr(module, "calibration_labels", lambda *given: np.arange(60)[: given[2]] % 10)
     monkeypatch.setenv("OCNNA_ONNX_CACHE", str(tmp_path / "cache"))
     return Net("net", "cifar10", "A", 0.9, "made up", "", path=path)
 
@@ -95,6 +97,19 @@ def test_accuracy_at_a_share(net: Net, tmp_path: Path) -> None:
     assert list(bench_accuracy.rows([net], [0.6], "l2", [0], setting(tmp_path))) == found
     head, line = bench_accuracy.table(found)
     assert len(head) == len(line)
+
+
+def test_searches_side_by_side(net: Net, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_search, "OPTIONS", {k: {**v, "max_error": 1.0} for k, v in bench_search.OPTIONS.items()})
+    methods = ("default", "classic", "equal")
+    found = list(bench_search.rows([net], methods, 2, 6, [0], 1, setting(tmp_path)))
+    assert [r["method"] for r in found] == list(methods)
+    assert 0 < found[0]["candidates"] <= 6 + 2 * 3
+    assert found[0]["light"]["macs"] <= found[0]["knee"]["macs"] <= found[0]["heavy"]["macs"]
+    assert found[0]["light"]["judged"] == 50
+    assert (found[2]["resumed"], found[2]["two workers"]) == (True, True)
+    head, *lines = bench_search.table(found)
+    assert all(len(line) == len(head) for line in lines)
 
 
 def test_bars_are_of_the_mean_over_the_seeds() -> None:

@@ -270,6 +270,18 @@ def test_computed_weight() -> None:
     left_alone(net("v = Exp(w) y = Conv(r, v)", "float[4,8,2,2] w"), "computed")
 
 
+@pytest.mark.parametrize("behind", ["BatchNormalization(o, e, z, z, k)", "Clip(o, low)"])
+def test_what_is_computed_behind_a_layer_is_no_obstacle(behind: str) -> None:
+    """What a Relu behind it would cut off is not known then; the layer is repaired all the same."""
+    body = f"o = Conv(r, w) k = Exp(e) low = ReduceMax<keepdims=0>(r) n = {behind} y = Relu(n)"
+    model = net(body, "float[4,8,2,2] w, float[4] e, float[4] z")
+    x = images()
+    job, rewritten = pruned(model, x)
+    found = repaired(job, rewritten)
+    assert "w" in found.values
+    assert error(job, with_values(rewritten.model, found.values), x, "o") < error(job, rewritten.model, x, "o")
+
+
 def test_half_precision() -> None:
     text = """g (float16[N,3,6,6] x) => (float16[N,M,H,W] y) <float16[8,3,3,3] w0, float16[4,8,3,3] w, float16[4] b> {
         a = Conv<pads=[1,1,1,1]>(x, w0) r = Relu(a) y = Conv(r, w, b) }"""

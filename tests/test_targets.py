@@ -200,7 +200,8 @@ def test_allocation_takes_the_least_damage_per_cost() -> None:
     taken = allocate([cheap, dear], [4, 4], lambda gone: 10.0 - gone.sum(), 10, 5.0)
     assert taken == [4, 1]
     steep = Curve(np.array([1, 2, 3, 4]), np.array([0, 1.0, 1.0, 1.0, 1.0]), 5)  # a plateau: the later ones are free
-    assert allocate([steep, dear], [4, 4], lambda gone: 10.0 - gone.sum(), 10, 7.0) == [4, 0]
+    assert allocate([steep, dear], [4, 4], lambda gone: 10.0 - gone.sum(), 10, 6.0) == [4, 0]
+    assert allocate([steep, dear], [4, 4], lambda gone: 10.0 - gone.sum(), 10, 7.0) == [3, 0]  # no more than asked
 
 
 def test_bounds() -> None:

@@ -16,6 +16,8 @@ python tools/bench.py time --data-root FOLDER --rows time.jsonl
     a whole prune in plain passes over the same images, its stages, its memory
 python tools/bench.py distill --data-root FOLDER --rows distill.jsonl [--minutes 2,10] [--paper] [--env FOLDER]
     accuracy after minutes of distillation; OCNNA as published; a peer's minutes; steps per second beside a loop by hand
+python tools/bench.py search --data-root FOLDER --rows search.jsonl
+    heavy, knee, light and the hypervolume: default, classic, random masks, score-based cuts at as many evaluations
 python tools/bench.py calibration [MODEL ...] [--images FOLDER]
     scoring against plain forward passes; without models, torchvision's ResNet-50, MobileNetV2 and DenseNet-121
 python tools/bench.py criteria --data-root PATH [--nets GLOB,…] [--criteria a,b] [--ratios 0.1,0.3] [--images 512]
@@ -308,6 +310,26 @@ def distill_command(minutes: str, paper: bool, env: Path | None, seed: int, limi
     def measure(nets: Any, setting: Any) -> Iterable[dict[str, Any]]:
         folder = peers.install(env.resolve())[1] if env is not None else None
         return module.rows(nets, numbers(minutes), given["criterion"], seed, setting, paper, folder, limit)
+
+    trained(module.WHAT, module, measure, **given)
+
+
+@bench.command("search")
+@common("cifar10_resnet20,cifar10_resnet56,cifar10_vgg16_half_bn,cifar10_densenet_bc_6_12_24_k12", images=1024)
+@click.option("--methods", default="default,classic,random,scores", show_default=True, help="Also: equal, switches.")
+@click.option("--generations", default=40, show_default=True)
+@click.option("--population", default=30, show_default=True)
+@click.option("--seeds", default="0", show_default=True)
+@click.option("--jobs", default=2, show_default=True, help="Processes that evaluate.")
+def search_command(methods: str, generations: int, population: int, seeds: str, jobs: int, **given: Any) -> None:
+    """DeepPruningES: three nets, against its published form, chance and scores."""
+    import bench_search as module
+
+    drawn = [int(s) for s in seeds.split(",")]
+    names = [n for m in methods.split(",") for n in (module.SWITCHES if m == "switches" else (m,))]
+
+    def measure(nets: Any, setting: Any) -> Iterable[dict[str, Any]]:
+        return module.rows(nets, names, generations, population, drawn, jobs, setting)
 
     trained(module.WHAT, module, measure, **given)
 

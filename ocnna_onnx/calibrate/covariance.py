@@ -33,6 +33,10 @@ class Covariance:
         self.second += shifted.transpose(0, 2, 1) @ shifted
         self.rows += x.shape[1]
 
+    def settled(self) -> Settled:
+        """What came of it, computed once."""
+        return Settled(self.mean(), self.centred())
+
     def mean(self) -> FloatArray:
         """[groups, d]."""
         assert self.pilot is not None
@@ -42,3 +46,19 @@ class Covariance:
         """[groups, d, d]: the covariance (divided by the number of rows)."""
         shift = self.first / self.rows
         return np.asarray(self.second / self.rows - shift[:, :, None] * shift[:, None, :])
+
+
+@dataclass(frozen=True)
+class Settled:
+    """A covariance to which nothing more comes. means: [groups, d]. about: [groups, d, d], about the mean."""
+
+    means: FloatArray
+    about: FloatArray
+
+    def mean(self) -> FloatArray:
+        """[groups, d]."""
+        return self.means
+
+    def centred(self) -> FloatArray:
+        """[groups, d, d]; not to be written to."""
+        return self.about

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from ..model.graph import AnyArray
 from ..trace.labels import IntArray, vector
 from ..trace.types import Trace
-from .covariance import Covariance
+from .covariance import Covariance, Settled
 from .linear import Linear, features, linear, matrix, out_positions
 from .sampling import PER_FEATURE, positions_of, positions_per_image
 from .stream import Tap
@@ -49,7 +49,11 @@ class Readings:
     done."""
 
     readers: Sequence[Reader]
-    covariances: Sequence[Covariance]
+    covariances: Sequence[Covariance | Settled]
+
+    def settled(self) -> Readings:
+        """The same, computed once, for what asks many times; half as large as that and this together."""
+        return Readings(self.readers, [c.settled() if isinstance(c, Covariance) else c for c in self.covariances])
 
 
 def readers(trace: Trace) -> list[Reader]:

@@ -14,10 +14,15 @@ PER_FEATURE = 8
 """Rows per feature that there should be at least: fewer make a covariance of noise."""
 
 
+ENOUGH, PLENTY = 512, 1 << 16
+"""Rows per feature, and rows, beyond which more change nothing that counts."""
+
+
 def positions_per_image(images: int, positions: int, features: int, work: float = WORK) -> int | None:
     """How many positions of each image to look at; None for all. Neighbouring patches say much the same, so that more
     rows than WORK pays for add little."""
-    rows = max(work / features**2, PER_FEATURE * features)
+    paid = max(work / features**2, PER_FEATURE * features)
+    rows = min(paid, max(ENOUGH * features, PLENTY))
     wanted = max(1, int(np.ceil(rows / max(1, images))))
     return None if wanted >= positions else wanted
 

@@ -1,5 +1,5 @@
-"""The command line: `prune`, `inspect`, `score`, `sensitivity`, `apply`, `check`, `distill`. Parses, calls the library,
-prints; no logic."""
+"""The command line: `prune`, `inspect`, `score`, `sensitivity`, `search`, `apply`, `check`, `distill`. Parses, calls
+the library, prints; no logic."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from .distill import distill_command
 from .inspect import inspect_command
 from .prune import prune_command
 from .score import score_command
+from .search import search_command
 from .sensitivity import sensitivity_command
 
 
@@ -50,7 +51,8 @@ class Commands(click.Group):
 def main() -> None:
     """Make trained convolutional networks smaller and faster as ONNX files, with a proof on every run.
 
-    Exit codes: 0 done, 1 internal error, 2 wrong use, 3 the model, 4 data/plan, 6 nothing can go, 7 proof failed.
+    Exit codes: 0 done, 1 internal error, 2 wrong use, 3 the model, 4 data/plan, 5 out of reach, 6 nothing can go,
+    7 proof failed, 130 interrupted.
     """
 
 
@@ -58,6 +60,7 @@ main.add_command(prune_command, "prune")
 main.add_command(inspect_command, "inspect")
 main.add_command(score_command, "score")
 main.add_command(sensitivity_command, "sensitivity")
+main.add_command(search_command, "search")
 main.add_command(apply_command, "apply")
 main.add_command(check_command, "check")
 main.add_command(distill_command, "distill")

@@ -71,7 +71,7 @@ def _result(node: Any, make: Callable[..., Any], inputs: int = 1) -> Any:
     from onnx2torch.utils.common import OnnxMapping, OperationConverterResult
     from torch import nn
 
-    class Call(nn.Module):
+    class Call(nn.Module):  # type: ignore[misc]
         def forward(self, *operands: Any) -> Any:
             return make(*operands)
 

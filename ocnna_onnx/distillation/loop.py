@@ -72,7 +72,7 @@ def gradient(nets: Nets, step: int) -> float:
         with torch.no_grad():
             wanted = nets.teacher(feed)
         loss = nets.loss(nets.student(feed), wanted) / nets.runs
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         total += loss.item()
     for part, whole in nets.student.ties:
         if part.grad is not None:

@@ -41,7 +41,7 @@ class Loss:
             pairs = zip(self.taps, student[count:], teacher[count:], strict=True)
             each = [_relative(ours, _picked(theirs, tap)) for tap, ours, theirs in pairs]
             total = total + self.features * sum(each) / len(each)
-        return total  # type: ignore[no-any-return]
+        return total
 
     def _output(self, kind: str, ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
         if kind not in (KL, PROBABILITIES):

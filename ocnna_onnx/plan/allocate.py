@@ -57,17 +57,17 @@ def allocate(
 
     most: how many each may lose. cost(gone): of a net without these classes (bool [classes]). Greedy: of all curves,
     the stretch with the least damage per cost goes next (several steps, maybe: a curve need not be convex), with costs
-    as they are by then.
+    as they are by then; of the last one only what the budget asks for.
     """
     taken = [0] * len(curves)
     gone = np.zeros(classes, bool)
     now = cost(gone)
     while now > budget:
-        best: tuple[float, int, int] | None = None
+        best: tuple[float, int, int] | None = None  # (damage per cost, curve, classes gone then)
         for k, curve in enumerate(curves):
             if taken[k] >= most[k]:
                 continue
-            found = _stretch(curve, taken[k], most[k], gone, cost, now)
+            found = _stretch(curve, taken[k], most[k], gone, cost, now, budget)
             if found is not None and (best is None or found[0] < best[0]):
                 best = (found[0], k, found[1])
         if best is None:
@@ -80,9 +80,16 @@ def allocate(
 
 
 def _stretch(
-    curve: Curve, taken: int, most: int, gone: BoolArray, cost: Callable[[BoolArray], float], now: float
+    curve: Curve,
+    taken: int,
+    most: int,
+    gone: BoolArray,
+    cost: Callable[[BoolArray], float],
+    now: float,
+    budget: float,
 ) -> tuple[float, int] | None:
-    """(damage per cost, classes gone at its end) of the best stretch that starts here."""
+    """(damage per cost, classes gone at its end) of the best stretch that starts here; it ends where the budget is met,
+    though it may be worth what the whole of it is: a part does no more damage."""
     ends = list(range(taken + curve.step - (taken % curve.step), most + 1, curve.step))
     if not ends:
         return None
@@ -94,4 +101,5 @@ def _stretch(
         return None
     ratios = (curve.damage[ends] - curve.damage[taken]) / (price * (np.array(ends) - taken))
     k = int(np.argmin(ratios))
-    return float(ratios[k]), ends[k]
+    enough = int(np.searchsorted(ends, taken + (now - budget) / price - 1e-9))
+    return float(ratios[k]), ends[min(k, enough)]

@@ -9,14 +9,13 @@ from math import prod
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 
 from ..calibrate.linear import linear
 from ..model.constants import Constants
 from ..model.graph import attribute
 from ..model.shapes import Shapes
 from .frontier import Frontier
-from .rectified import norm
+from .rectified import clip_limits, norm
 from .windows import Windows
 
 Array = npt.NDArray[np.float32]
@@ -126,12 +125,15 @@ def bends_behind(
         elif node.op_type == "LeakyRelu":
             found.append(Bend(low=0.0, leak=float(attribute(node, "alpha", 0.01))))
         elif node.op_type == "Clip":
-            limits = _limits(constants, node)
+            limits = clip_limits(constants, node)
             if limits is None:
                 return None
             found.append(Bend(low=limits[0], high=limits[1]))
-        elif node.op_type == "BatchNormalization" and all(n in student.weights for n in node.input[1:5]):
-            found.append(Bend(*norm(student, readers[0][0])))
+        elif node.op_type == "BatchNormalization":
+            normalized = norm(student, readers[0][0])
+            if normalized is None:
+                return None
+            found.append(Bend(*normalized))
         elif node.op_type == "Conv":
             depthwise = _depthwise(student, shapes, constants, readers[0][0], sizes)
             if depthwise is None:
@@ -160,16 +162,3 @@ def _depthwise(
     shape = (1, len(weight), *sizes)
     kernel = np.ascontiguousarray(weight.reshape(len(weight), -1).T, np.float32)
     return Depthwise(kernel, shift, Windows.of(map_, shape))
-
-
-def _limits(constants: Constants, node: onnx.NodeProto) -> tuple[float, float] | None:
-    if len(node.input) == 1:
-        return float(attribute(node, "min", -np.inf)), float(attribute(node, "max", np.inf))
-    found = [-np.inf, np.inf]
-    for k, name in enumerate(node.input[1:3]):
-        if name:
-            value = constants.value(name) if name in constants.fixed else None
-            if value is None or value.size != 1:
-                return None
-            found[k] = float(value.reshape(-1)[0])
-    return found[0], found[1]

@@ -11,7 +11,8 @@ import onnx
 
 from ..calibrate.linear import Linear, outputs
 from ..data.rows import Rows
-from ..model.graph import AnyArray, attribute, constant_node_value
+from ..model.constants import Constants
+from ..model.graph import AnyArray, attribute
 from ..trace.labels import IntArray
 from .frontier import Frontier
 
@@ -45,7 +46,7 @@ class Threshold:
         return np.asarray(np.where((scale * wanted + added < 0) & usable, beyond, wanted), np.float32)
 
 
-def threshold(student: Frontier, map_: Linear) -> Threshold | None:
+def threshold(student: Frontier, constants: Constants, map_: Linear) -> Threshold | None:
     """Of the Relu (or Clip from 0 on) that alone reads a Conv's output: directly, or behind a BatchNormalization, an
     Add, or the two in this order. None where there is no such node, or the other summand is not held."""
     graph, name = student.graph, map_.output
@@ -61,10 +62,13 @@ def threshold(student: Frontier, map_: Linear) -> Threshold | None:
     while name not in graph.outputs and len(graph.consumers.get(name, ())) == 1:
         index = graph.consumers[name][0][0]
         node = graph.nodes[index]
-        if node.op_type == "Relu" or (node.op_type == "Clip" and _from_zero(student, node)):
+        if _cuts_negative(constants, node):
             return Threshold(map_, scale, shift, stream)
         if node.op_type == "BatchNormalization" and not seen:
-            scale, shift = norm(student, index)
+            found = norm(student, index)
+            if found is None:
+                return None
+            scale, shift = found
         elif node.op_type == "Add" and "Add" not in seen:
             stream = student.held.get(node.input[1] if node.input[0] == name else node.input[0])
             if stream is None or len(stream.shape) < 3 or stream.shape[1] != channels:
@@ -76,15 +80,26 @@ def threshold(student: Frontier, map_: Linear) -> Threshold | None:
     return None
 
 
-def _from_zero(student: Frontier, node: onnx.NodeProto) -> bool:
-    """Whether a Clip cuts off what is negative, as Relu6 does."""
-    if len(node.input) < 2:
-        return float(attribute(node, "min", -1.0)) == 0
-    graph, name = student.graph, node.input[1]
-    value = graph.array(name) if name in graph.initializers else None
-    if value is None and name in graph.producer and graph.nodes[graph.producer[name]].op_type == "Constant":
-        value = constant_node_value(graph.nodes[graph.producer[name]])
-    return value is not None and value.size == 1 and float(value.reshape(-1)[0]) == 0
+def clip_limits(constants: Constants, node: onnx.NodeProto) -> tuple[float, float] | None:
+    """(least, most) of a Clip; None where a limit is computed."""
+    if len(node.input) == 1:
+        return float(attribute(node, "min", -np.inf)), float(attribute(node, "max", np.inf))
+    found = [-np.inf, np.inf]
+    for k, name in enumerate(node.input[1:3]):
+        if name:
+            value = constants.value(name) if name in constants.fixed else None
+            if value is None or value.size != 1:
+                return None
+            found[k] = float(value.reshape(-1)[0])
+    return found[0], found[1]
+
+
+def _cuts_negative(constants: Constants, node: onnx.NodeProto) -> bool:
+    """Whether a node lets nothing pass that is negative: Relu, or Relu6 as a Clip."""
+    if node.op_type == "Clip":
+        limits = clip_limits(constants, node)
+        return limits is not None and limits[0] == 0
+    return node.op_type == "Relu"
 
 
 def scale_behind(student: Frontier, name: str) -> AnyArray | None:
@@ -92,13 +107,15 @@ def scale_behind(student: Frontier, name: str) -> AnyArray | None:
     readers = student.graph.consumers.get(name, [])
     if len(readers) != 1 or student.graph.nodes[readers[0][0]].op_type != "BatchNormalization":
         return None
-    known = all(n in student.weights for n in student.graph.nodes[readers[0][0]].input[1:5])
-    return norm(student, readers[0][0])[0] if known else None
+    found = norm(student, readers[0][0])
+    return None if found is None else found[0]
 
 
-def norm(student: Frontier, node: int) -> tuple[AnyArray, AnyArray]:
-    """(scale, shift) of a BatchNormalization."""
+def norm(student: Frontier, node: int) -> tuple[AnyArray, AnyArray] | None:
+    """(scale, shift) of a BatchNormalization; None where they are computed."""
     proto = student.graph.nodes[node]
+    if any(n not in student.weights for n in proto.input[1:5]):
+        return None
     gamma, beta, mean, var = (student.weights[n].astype(np.float64) for n in proto.input[1:5])
     scale = gamma / np.sqrt(var + float(attribute(proto, "epsilon", 1e-5)))
     return scale.astype(np.float32), (beta - mean * scale).astype(np.float32)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.linalg import cho_factor, cho_solve
 
-from ..calibrate.covariance import Covariance
+from ..calibrate.covariance import Covariance, Settled
 from ..calibrate.linear import stored_weight
 from ..calibrate.readers import Reader
 from ..model.graph import AnyArray, Graph
@@ -22,12 +22,17 @@ DAMPING = 0.01
 
 
 def refitted(
-    graph: Graph, reader: Reader, covariance: Covariance, gone: BoolArray, weights: Mapping[str, AnyArray]
+    graph: Graph,
+    reader: Reader,
+    covariance: Covariance | Settled,
+    gone: BoolArray,
+    weights: Mapping[str, AnyArray],
+    weightless: bool = False,
 ) -> dict[str, AnyArray]:
     """Initializers with new values, in their full shapes: features that go have zero weights, the others (and the bias,
     where there is one) make up for them as well as they can.
 
-    gone: bool [units + 1]. weights: present values by name.
+    gone: bool [units + 1]. weights: present values by name. weightless: the bias alone makes up for what went.
     """
     node = graph.nodes[reader.map.node]
     name = node.input[reader.map.weight]
@@ -40,6 +45,9 @@ def refitted(
         h = centred[g]
         if out.all():
             shift[g] = means[g] @ old
+            continue
+        if weightless:
+            new[g, ~out], shift[g] = old[~out], means[g, out] @ old[out]
             continue
         kept = h[np.ix_(~out, ~out)]
         kept[np.diag_indices(len(kept))] += max(DAMPING * float(np.trace(h)) / len(h), 1e-12)

@@ -230,7 +230,11 @@ def _repair_layer(job: Job, plan: _Plan) -> str:
     if result.before <= EXACT * energy:
         return ""
     told = result
-    begins = threshold(job.student, sight.map) if job.method == "least-squares" and sight.view is None else None
+    begins = (
+        threshold(job.student, job.constants, sight.map)
+        if job.method == "least-squares" and sight.view is None
+        else None
+    )
     if begins is not None and begins.stream is not None and len(begins.stream) < sight.count:
         begins = None
     result = _rectified(job, layer, sight, offset, weight, old, result, begins)

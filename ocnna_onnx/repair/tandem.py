@@ -22,10 +22,10 @@ from .windows import Windows
 Array = npt.NDArray[np.float32]
 Double = npt.NDArray[np.float64]
 
-STEPS = 3
+STEPS = 4
 """Gauss–Newton steps at most."""
 
-ITERATIONS = 8
+ITERATIONS = 12
 """Of conjugate gradients in a step."""
 
 DAMPINGS = (1e-3, 1e-2, 1e-1)
@@ -33,6 +33,11 @@ DAMPINGS = (1e-3, 1e-2, 1e-1)
 
 GAIN = 5e-3
 """A step that wins a smaller share of the held-out error is the last."""
+
+SPARING = 4
+"""One part of so many tells the curvature, where that leaves PER_FEATURE rows per feature."""
+
+PER_FEATURE = 32
 
 FEW = 4
 """One part of so many tells whether a pair is worth it: a step on these must win WORTH of the held-out error."""
@@ -184,6 +189,7 @@ def _step(
 ) -> Tandem:
     """The damped least squares step, both weights at once."""
     local = list(setting.pool.map(lambda part: _Local.of(at, part, setting), parts))
+    some = _some(local)
     rows = sum(len(one.missing) for one in local)
     slopes = np.mean([gain(one.bends, one.slopes) for one in local], axis=0) * sum(len(p.x) for p in parts)
     further = _spectrum([one.seen for one in local], setting)
@@ -192,9 +198,10 @@ def _step(
     levels = float(curvature[0].mean() * gains.mean()), float(further[0].mean() * squares.mean())
     ridges = [np.float32(max(damping * level, 1e-12)) for level in levels]
 
-    def gathered(several: Callable[[_Local], Tandem]) -> Tandem:
-        found = reduce(lambda a, b: _moved(a, b, 1.0), setting.pool.map(several, local))
-        return held(Tandem(found.first / np.float32(rows), found.second / np.float32(rows)))
+    def gathered(several: Callable[[_Local], Tandem], over: Sequence[_Local]) -> Tandem:
+        found = reduce(lambda a, b: _moved(a, b, 1.0), setting.pool.map(several, over))
+        rows = np.float32(sum(len(one.missing) for one in over))
+        return held(Tandem(found.first / rows, found.second / rows))
 
     def held(d: Tandem) -> Tandem:  # biases that do not move
         d.first[-1] *= setting.biases[0]
@@ -202,14 +209,23 @@ def _step(
         return d
 
     def product(d: Tandem) -> Tandem:
-        found = gathered(lambda one: one.back(at, one.forth(at, d)))
+        found = gathered(lambda one: one.back(at, one.forth(at, d)), some)
         return Tandem(found.first + ridges[0] * d.first, found.second + ridges[1] * d.second)
 
     def prepared(r: Tandem) -> Tandem:
         first = _divided(r.first, curvature, gains, ridges[0])
         return held(Tandem(first, _divided(r.second, further, squares, ridges[1])))
 
-    return _conjugate_gradients(product, gathered(lambda one: one.back(at, one.missing * setting.weight)), prepared)
+    right = gathered(lambda one: one.back(at, one.missing * setting.weight), local)
+    return _conjugate_gradients(product, right, prepared)
+
+
+def _some(local: Sequence[_Local]) -> Sequence[_Local]:
+    """Parts enough to know the curvature by: it needs fewer samples than the gradient does (Byrd et al. 2011, On the
+    Use of Stochastic Hessian Information in Optimization Methods for Machine Learning)."""
+    features = max(local[0].part.x.shape[1], local[0].seen.shape[1])
+    rows = sum(len(one.missing) for one in local)
+    return local[:: max(1, min(SPARING, rows // (PER_FEATURE * features)))]
 
 
 def _divided(r: Array, curvature: tuple[Double, Double], gains: Array, ridge: float) -> Array:

@@ -40,21 +40,9 @@ def save_picture(found: Sensitivities, path: str | os.PathLike[str]) -> None:
 def picture(found: Sensitivities) -> ElementTree.Element:
     """An svg element: the share of a group that is gone against the damage, on a logarithmic scale."""
     scale = scale_of(found)
-    root = ElementTree.Element(
-        "svg",
-        {
-            "xmlns": "http://www.w3.org/2000/svg",
-            "viewBox": f"0 0 {WIDTH} {HEIGHT}",
-            "width": str(WIDTH),
-            "height": str(HEIGHT),
-            "font-family": "sans-serif",
-            "font-size": "12",
-            "fill": INK,
-        },
-    )
-    ElementTree.SubElement(root, "rect", {"width": str(WIDTH), "height": str(HEIGHT), "fill": "white"})
+    root = canvas(WIDTH, HEIGHT)
     title = f"{_short(found.name, 60)}: damage by {found.scores.criterion}, {found.samples} samples"
-    _text(root, LEFT, 28, title, size=15)
+    text_at(root, LEFT, 28, title, size=15)
     _axes(root, scale)
     by_damage = sorted(range(len(found.groups)), key=lambda k: -_mean_height(found.groups[k], scale))
     named = by_damage[:NAMED]
@@ -69,9 +57,18 @@ def picture(found: Sensitivities) -> ElementTree.Element:
             {"x1": str(RIGHT + 20), "x2": str(RIGHT + 40), "y1": f"{y - 4:.1f}", "y2": f"{y - 4:.1f}"}
             | _stroke(colours[k]),
         )
-        _text(root, RIGHT + 46, y, _short(_name(found.groups[k]), LETTERS))
+        text_at(root, RIGHT + 46, y, _short(_name(found.groups[k]), LETTERS))
     if len(found.groups) > len(named):
-        _text(root, RIGHT + 20, BOTTOM + 18, f"grey: {len(found.groups) - len(named)} groups that lose less")
+        text_at(root, RIGHT + 20, BOTTOM + 18, f"grey: {len(found.groups) - len(named)} groups that lose less")
+    return root
+
+
+def canvas(width: int, height: int) -> ElementTree.Element:
+    """An empty white svg element."""
+    places = {"viewBox": f"0 0 {width} {height}", "width": str(width), "height": str(height)}
+    style = {"font-family": "sans-serif", "font-size": "12", "fill": INK}
+    root = ElementTree.Element("svg", {"xmlns": "http://www.w3.org/2000/svg", **places, **style})
+    ElementTree.SubElement(root, "rect", {"width": str(width), "height": str(height), "fill": "white"})
     return root
 
 
@@ -79,16 +76,16 @@ def _axes(root: ElementTree.Element, scale: Scale) -> None:
     frame = {"x": str(LEFT), "y": str(TOP), "width": str(RIGHT - LEFT), "height": str(BOTTOM - TOP), "fill": "none"}
     for share in (0, 0.25, 0.5, 0.75, 1):
         x = _x(share)
-        _rule(root, x, x, TOP, BOTTOM)
-        _text(root, x, BOTTOM + 18, f"{share:.0%}", anchor="middle")
+        line(root, x, x, TOP, BOTTOM)
+        text_at(root, x, BOTTOM + 18, f"{share:.0%}", anchor="middle")
     low, high = round(log10(scale.low)), round(log10(scale.high))
     for exponent in range(low, high + 1):
         y = _y(10.0**exponent, scale)
-        _rule(root, LEFT, RIGHT, y, y)
-        _text(root, LEFT - 8, y + 4, f"{10.0**exponent:g}", anchor="end")
+        line(root, LEFT, RIGHT, y, y)
+        text_at(root, LEFT - 8, y + 4, f"{10.0**exponent:g}", anchor="end")
     ElementTree.SubElement(root, "rect", frame | {"stroke": INK})
-    _text(root, (LEFT + RIGHT) / 2, BOTTOM + 42, "share of the group that is gone", anchor="middle")
-    label = _text(root, 0, 0, "relative squared error of the outputs", anchor="middle")
+    text_at(root, (LEFT + RIGHT) / 2, BOTTOM + 42, "share of the group that is gone", anchor="middle")
+    label = text_at(root, 0, 0, "relative squared error of the outputs", anchor="middle")
     label.set("transform", f"translate(18 {(TOP + BOTTOM) / 2}) rotate(-90)")
 
 
@@ -137,14 +134,16 @@ def _stroke(colour: str) -> dict[str, str]:
     return {"stroke": colour, "stroke-width": "1.5"}
 
 
-def _rule(root: ElementTree.Element, x1: float, x2: float, y1: float, y2: float) -> None:
+def line(root: ElementTree.Element, x1: float, x2: float, y1: float, y2: float) -> None:
+    """A light straight line."""
     places = {"x1": f"{x1:.1f}", "x2": f"{x2:.1f}", "y1": f"{y1:.1f}", "y2": f"{y2:.1f}"}
     ElementTree.SubElement(root, "line", places | {"stroke": "#e4e4e4"})
 
 
-def _text(
+def text_at(
     root: ElementTree.Element, x: float, y: float, text: str, anchor: str = "start", size: int = 12
 ) -> ElementTree.Element:
+    """Text at a place; what cannot be printed becomes a space."""
     where = {"x": f"{x:.1f}", "y": f"{y:.1f}", "text-anchor": anchor, "font-size": str(size)}
     element = ElementTree.SubElement(root, "text", where)
     element.text = _printable(text)

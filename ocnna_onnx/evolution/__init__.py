@@ -1,0 +1,1 @@
+"""DeepPruningES: an evolution strategy over filter masks that hands back three nets."""
