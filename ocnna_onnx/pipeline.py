@@ -18,9 +18,9 @@ from .criteria.scores import Scores
 from .criteria.table import parsed
 from .data.open import DEFAULT_SAMPLES
 from .data.samples import choose, probe_shapes, probe_values
+from .distillation.asked import recipe_for
 from .distillation.distil import Split, flips_allowed, split_of
-from .distillation.extra import onnx2torch
-from .distillation.recipe import SAMPLES, Recipe, recipe_named
+from .distillation.recipe import SAMPLES
 from .errors import DataError, TargetMissed, UsageError
 from .evolution.division import divided
 from .finishing import Further, Result, carry_out, finished
@@ -40,7 +40,7 @@ from .report.outcome import Told
 from .report.reach import reach
 from .report.savings import Savings
 from .scoring import given_scores, scores_of
-from .settings import Settings, samples_for, settings_of
+from .settings import samples_for, settings_of
 from .trace.groups import find_groups
 from .trace.tracer import trace as trace_model
 from .wishes import Met, wishes_of
@@ -203,15 +203,6 @@ def prune(
         split = Split(fitting(everything), judging(everything), flips) if asked.drops else split_of(everything, flips)
         further = Further(recipe, split)
     return carry_out(replace(job, samples=everything), plan, stays, told, job.samples, mended, further)
-
-
-def recipe_for(distill: str | float, settings: Settings) -> Recipe:
-    """A distillation as it is asked for, once the extra and samples are seen to be there. Raises UsageError."""
-    recipe = recipe_named(distill, settings.seed)
-    if settings.data is None:
-        raise UsageError("distillation learns from samples, without labels: give data (--data), the more the better")
-    onnx2torch()
-    return recipe
 
 
 def _given(

@@ -27,8 +27,9 @@ from ocnna_onnx.distillation.feeding import tensors as as_torch
 from ocnna_onnx.distillation.judging import better
 from ocnna_onnx.distillation.optimizing import orthogonal
 from ocnna_onnx.distillation.plain import plain
-from ocnna_onnx.distillation.recipe import recipe_named, seconds_of
+from ocnna_onnx.distillation.recipe import recipe_named
 from ocnna_onnx.distillation.views import Views, ways_of
+from ocnna_onnx.duration import seconds_of
 from ocnna_onnx.errors import DataError, ModelError, OcnnaError, UsageError
 from ocnna_onnx.model.light import light
 from ocnna_onnx.model.session import Runtime
@@ -442,3 +443,18 @@ def test_without_the_extra_one_line_says_what_to_install(pruned: Path, monkeypat
     with pytest.raises(UsageError, match=r"pip install 'ocnna-onnx\[distill\]'"):
         ocnna_onnx.prune(NET, distill="1m", **COMMON)
     extra.onnx2torch.cache_clear()
+
+
+def test_search_distils_the_three(tmp_path: Path) -> None:
+    given: dict[str, Any] = {"generations": 1, "population": 6, "seed_with": "l2", "align": 1, "jobs": 1, **COMMON}
+    found = ocnna_onnx.search(NET, samples=200, distill="steps=3", **given)
+    for result in found.results.values():
+        section = result.report["distillation"]
+        assert section["done"] == 3
+        assert section["samples"] + section["held_out"] == found.told["samples"]["search"] + (
+            found.told["samples"]["selection"]
+        )
+    plain = ocnna_onnx.search(NET, samples=200, **given)
+    assert plain.to_csv() == found.to_csv(), "the front is of the search alone"
+    with pytest.raises(UsageError, match="duration"):
+        ocnna_onnx.search(NET, samples=200, distill="soon", **given)

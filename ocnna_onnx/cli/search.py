@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,6 +67,11 @@ INTERRUPTED = 130
 @click.option("--exclude-op", "--op-types-to-exclude", multiple=True, metavar="TYPE", help="… of these operators.")
 @click.option("--min-channels", type=int, default=1, show_default=True, metavar="N", help="Units every group keeps.")
 @click.option("--time-limit", metavar="10m", help="End after the generation that fits: seconds, or 90s, 10m, 2h.")
+@click.option(
+    "--distill",
+    metavar="DURATION",
+    help="Each of the three then learns from IN for so long (10m, 90s, or steps=N): see `ocnna-onnx distill --help`.",
+)
 @click.option("--jobs", type=int, metavar="N", help="Processes of this machine.  [default: one per core]")
 @click.option("--dask", metavar="ADDRESS", help="The scheduler of a Dask cluster that evaluates instead (extra: dask).")
 @click.option("--resume", is_flag=True, help="Go on with the search in OUTDIR; with more --generations, go further.")
@@ -111,7 +115,7 @@ def search_command(
         found = search(
             model,
             folder=folder,
-            time_limit=None if time_limit is None else seconds(time_limit),
+            time_limit=time_limit,
             watch=_silent if quiet else _tell,
             progress=progress,
             **library_arguments(shared),
@@ -125,14 +129,6 @@ def search_command(
     if found.interrupted:
         click.echo(f"interrupted: the best so far are in {folder} (--resume goes on)", err=True)
         sys.exit(INTERRUPTED)
-
-
-def seconds(text: str) -> float:
-    """`90`, `90s`, `10m`, `1.5h` in seconds. Raises UsageError."""
-    match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*(s|m|min|h)?", text.strip().lower())
-    if match is None:
-        raise UsageError(f"--time-limit {text}: expected seconds, or 90s, 10m, 2h")
-    return float(match[1]) * {"s": 1, "m": 60, "min": 60, "h": 3600}[match[2] or "s"]
 
 
 def _tell(standing: Standing) -> None:

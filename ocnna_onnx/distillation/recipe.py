@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..duration import seconds_of
 from ..errors import UsageError
 
 DEFAULT_TIME = 600.0
@@ -69,18 +69,3 @@ def recipe_named(text: str | float, seed: int) -> Recipe:
     if name.strip() != "steps" or not number.strip().isdigit():
         raise UsageError(f"distill {text!r}: expected a duration as 10m, or steps=N")
     return recipe_of(None, int(number), TEMPERATURE, "auto", seed)
-
-
-def seconds_of(time: str | float) -> float:
-    """`90s`, `10m`, `1.5h`, `1h30m`, or a number of seconds. Raises UsageError."""
-    wrong = UsageError(f"time {time!r}: expected a duration as 90s, 10m or 1.5h")
-    if isinstance(time, (int, float)) and not isinstance(time, bool):
-        found = float(time)
-    else:
-        parts = re.findall(r"(\d+(?:\.\d+)?)\s*([hms]?)", str(time))
-        if not parts or re.sub(r"(\d+(?:\.\d+)?)\s*([hms]?)", "", str(time)).strip():
-            raise wrong
-        found = sum(float(n) * {"h": 3600, "m": 60}.get(unit, 1) for n, unit in parts)
-    if not 0 < found < float("inf"):
-        raise wrong
-    return found

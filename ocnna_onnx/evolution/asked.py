@@ -9,6 +9,7 @@ from typing import Any
 
 from ..alignment import measured_alignment
 from ..criteria.table import parsed
+from ..duration import seconds_of
 from ..errors import UsageError
 from ..mending import check_method
 from ..model.session import Runtime
@@ -85,7 +86,7 @@ def asked_of(
     exclude: Sequence[str],
     exclude_op: Sequence[str],
     min_channels: int,
-    time_limit: float | None,
+    time_limit: str | float | None,
     jobs: int | None,
     dask: str | None,
     runtime: Runtime,
@@ -104,8 +105,6 @@ def asked_of(
         raise UsageError(f"mutation {mutation:g} is out of range: 0 < mutation ≤ 1")
     if max_error is not None and not 0 < max_error <= 1:
         raise UsageError(f"max_error {max_error:g} is out of range: 0 < max_error ≤ 1")
-    if time_limit is not None and time_limit <= 0:
-        raise UsageError(f"time_limit {time_limit:g} is out of range: more than 0 seconds")
     for name, text, known in (
         ("objective", objective, OBJECTIVES),
         ("flips", flips or "led", ("led", "uniform")),
@@ -134,7 +133,7 @@ def asked_of(
         exclude=patterns_of("exclude", exclude),
         exclude_op=patterns_of("exclude_op", exclude_op),
         min_channels=min_channels,
-        time_limit=time_limit,
+        time_limit=None if time_limit is None else seconds_of(time_limit, "time_limit"),
         jobs=jobs,
         dask=dask,
     )

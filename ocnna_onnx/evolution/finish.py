@@ -6,8 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from ..distillation.distil import flips_allowed, split_of
+from ..distillation.recipe import Recipe
 from ..errors import TargetMissed
-from ..finishing import Result, carry_out
+from ..finishing import Further, Result, carry_out
 from ..opened import Opened
 from ..plan.plan import Plan, removed_channels
 from ..report.outcome import Told
@@ -23,9 +25,10 @@ from .run import Run
 from .workers import workforce
 
 
-def finished(run: Run, archive: Archive, interrupted: bool = False) -> Search:
-    """The front as it is on the samples that choose; the three, repaired and proven. Raises TargetMissed where no
-    candidate is wanted, ProofFailed."""
+def finished(run: Run, archive: Archive, recipe: Recipe | None = None, interrupted: bool = False) -> Search:
+    """The front as it is on the samples that choose; the three, repaired, proven and, by the recipe, distilled: not
+    where the search, or the distillation of the one before, was interrupted. Raises TargetMissed where no candidate is
+    wanted, ProofFailed."""
     front = without_original(archive, run.rules)
     if not len(front):
         raise TargetMissed(
@@ -45,11 +48,15 @@ def finished(run: Run, archive: Archive, interrupted: bool = False) -> Search:
     chosen = {"heavy": three.heavy, "knee": three.knee, "light": three.light}
     members = tuple(_member(run, archive, int(k), float(e)) for k, e in zip(front, again, strict=True))
     job = replace(run.job, samples=replace(run.parts.whole, notes=run.job.samples.notes))
+    split = None if recipe is None else split_of(run.parts.whole, flips_allowed(job.settings))
     results: dict[int, Result] = {}
     for name in THREE:
         number = chosen[name]
         if number not in results:
-            results[number] = _result(run, job, members[number], archive.masks[front[number]])
+            further = None if recipe is None or split is None or interrupted else Further(recipe, split)
+            results[number] = _result(run, job, members[number], archive.masks[front[number]], further)
+            section = results[number].report["distillation"]
+            interrupted |= section is not None and section["interrupted"]
     whole = archive.front(run.rules)
     told = {
         "model": {"sha256": job.loaded.sha256, "name": job.loaded.name},
@@ -99,12 +106,13 @@ def _member(run: Run, archive: Archive, position: int, selection_error: float) -
     )
 
 
-def _result(run: Run, job: Opened, member: Member, mask: BoolArray) -> Result:
-    """Rewritten, proven, repaired on all samples but those of the final figures, and compared on these."""
+def _result(run: Run, job: Opened, member: Member, mask: BoolArray, further: Further | None) -> Result:
+    """Rewritten, proven, repaired (and distilled) on all samples but those of the final figures, and compared on
+    these."""
     trace = job.trace
     removed: IntArray = run.space.removed(mask)
     method = run.asked.repair if job.samples.real else "none"
     deepest = Savings(trace).spared(np.flatnonzero(trace.free))
     told = Told(reach(trace, deepest), run.asked.repair, method)
     own = replace(job, timings=dict(job.timings))
-    return carry_out(own, member.plan, trace.keep_units(removed), told, job.samples)
+    return carry_out(own, member.plan, trace.keep_units(removed), told, job.samples, further=further)

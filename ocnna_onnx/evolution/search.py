@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..distillation.asked import recipe_for
 from ..errors import DataError, UsageError
 from ..opened import open_model, require_free
 from ..settings import settings_of
@@ -51,7 +52,8 @@ def search(
     exclude: Sequence[str] = (),
     exclude_op: Sequence[str] = (),
     min_channels: int = 1,
-    time_limit: float | None = None,
+    time_limit: str | float | None = None,
+    distill: str | float | None = None,
     jobs: int | None = None,
     dask: str | None = None,
     folder: str | os.PathLike[str] | None = None,
@@ -70,7 +72,8 @@ def search(
     repair for the three), `bias`, `moments`, `none`. align: as for `prune`. flips: `led` by the scores, or `uniform`.
     parents: from the `front`, or the `three` only. max_error: candidates with more are not wanted; by default those
     that get less than half right of what the original gets right. classic: the published scheme, without its training:
-    uniform flips, three parents, no seeds, no repair, no alignment, 10 generations. time_limit: seconds. jobs:
+    uniform flips, three parents, no seeds, no repair, no alignment, 10 generations. time_limit: `10m`,
+    or seconds. distill: a time or `steps=N`, for each of the three after its repair (`ocnna_onnx.distill`). jobs:
     processes of this machine (by default one per core; of a latency one). dask: the address of a Dask scheduler whose
     workers evaluate instead. folder: where the state is kept after every generation; resume: go on from there. watch:
     called after every generation. common: see `ocnna_onnx.settings.Common`.
@@ -105,6 +108,7 @@ def search(
     )
     if settings.data is None:
         raise UsageError("a search judges nets by samples: give data (--data)")
+    recipe = None if distill is None else recipe_for(distill, settings)
     state = _state(folder, resume)
     job = open_model(model, replace(settings, samples=settings.samples or SAMPLES))
     require_free(job)
@@ -115,7 +119,7 @@ def search(
     with workforce(run.evaluator, asked.jobs, asked.dask, lambda d, t: progress("generation", d, t)) as work:
         archive, interrupted = _evolved(run, work, state, resume, _clock(run, began, watch))
     job.timings["search"] = time.perf_counter() - began
-    return finished(run, archive, interrupted)
+    return finished(run, archive, recipe, interrupted)
 
 
 def _state(folder: str | os.PathLike[str] | None, resume: bool) -> Path | None:
