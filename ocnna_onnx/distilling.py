@@ -13,10 +13,12 @@ import onnx
 from . import __version__
 from .calibrate.stream import batch_size
 from .data.samples import probe_shapes, probe_values
-from .distillation.distil import Subject, distilled, flips_allowed, split_of
+from .distillation.distil import distilled
 from .distillation.extra import onnx2torch
 from .distillation.lineage import descend, plans_between
 from .distillation.recipe import SAMPLES, TEMPERATURE, recipe_of
+from .distillation.split import flips_allowed, split_of
+from .distillation.subject import Subject
 from .errors import UsageError
 from .finishing import save_beside
 from .model.load import load

@@ -15,9 +15,11 @@ import onnx
 from . import __version__
 from .calibrate.stream import batch_size
 from .data.samples import Samples
-from .distillation.distil import Split, Subject, distilled, sha256_of
+from .distillation.distil import distilled
 from .distillation.lineage import Lineage
 from .distillation.recipe import Recipe
+from .distillation.split import Split
+from .distillation.subject import Subject, sha256_of
 from .errors import ProofFailed, UsageError
 from .mending import repaired
 from .model.light import light

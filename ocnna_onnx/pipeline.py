@@ -19,8 +19,8 @@ from .criteria.table import parsed
 from .data.open import DEFAULT_SAMPLES
 from .data.samples import choose, probe_shapes, probe_values
 from .distillation.asked import recipe_for
-from .distillation.distil import Split, flips_allowed, split_of
 from .distillation.recipe import SAMPLES
+from .distillation.split import Split, flips_allowed, split_of
 from .errors import DataError, TargetMissed, UsageError
 from .evolution.division import divided
 from .finishing import Further, Result, carry_out, finished

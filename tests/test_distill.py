@@ -430,7 +430,7 @@ def test_a_file_that_was_edited_is_no_descendant(pruned: Path) -> None:
 
 
 def test_a_torch_net_that_computes_something_else_is_refused(pruned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ocnna_onnx.distillation.distil.EQUAL", 1e-12)
+    monkeypatch.setattr("ocnna_onnx.distillation.nets.EQUAL", 1e-12)
     with pytest.raises(ModelError, match="ORIGINAL as a PyTorch net differs from onnxruntime"):
         ocnna_onnx.distill(NET, pruned, steps=1, **COMMON)
 
@@ -451,8 +451,9 @@ def test_search_distils_the_three(tmp_path: Path) -> None:
     for result in found.results.values():
         section = result.report["distillation"]
         assert section["done"] == 3
-        assert section["samples"] + section["held_out"] == found.told["samples"]["search"] + (
-            found.told["samples"]["selection"]
+        assert (
+            section["samples"] + section["held_out"]
+            == found.told["samples"]["search"] + (found.told["samples"]["selection"])
         )
     plain = ocnna_onnx.search(NET, samples=200, **given)
     assert plain.to_csv() == found.to_csv(), "the front is of the search alone"

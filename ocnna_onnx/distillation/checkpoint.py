@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, UsageError
 from ..model.save import write_atomically
+from ..report.fidelity import Closeness
+from .judging import to_json
+from .loop import Nets, State
+from .optimizing import Optimizer
 
 SCHEMA = 1
 
@@ -40,3 +45,42 @@ def read(path: Path, about: dict[str, Any]) -> dict[str, Any]:
     if differs:
         raise DataError(f"{path}: the checkpoint of another run (its {', '.join(differs)} differ)")
     return content
+
+
+def content_of(state: State, nets: Nets, optimizer: Optimizer) -> dict[str, Any]:
+    """Where a run stands, as `write` takes it."""
+    import torch
+
+    return {
+        "weights": {n: w.detach() for n, w in nets.student.weights.items()},
+        "averaged": state.averaged,
+        "optimizer": optimizer.state(),
+        "steps": state.steps,
+        "step": state.step,
+        "loss": state.loss,
+        "best": None if state.best is None else {n: torch.from_numpy(v) for n, v in state.best.items()},
+        "verdict": None if state.verdict is None else to_json(state.verdict),
+        "taken": state.taken,
+        "checks": state.checks,
+    }
+
+
+def restored(content: Mapping[str, Any], nets: Nets, optimizer: Optimizer) -> State:
+    """The state of a checkpoint; weights and optimizer are set to it."""
+    import torch
+
+    with torch.no_grad():
+        for name, weight in nets.student.weights.items():
+            weight.copy_(content["weights"][name])
+    optimizer.restore(content["optimizer"])
+    best, verdict = content["best"], content["verdict"]
+    return State(
+        steps=content["steps"],
+        step=content["step"],
+        averaged=dict(content["averaged"]),
+        best=None if best is None else {n: v.numpy() for n, v in best.items()},
+        verdict=None if verdict is None else Closeness(**verdict),
+        taken=content["taken"],
+        checks=list(content["checks"]),
+        loss=content["loss"],
+    )

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..distillation.distil import flips_allowed, split_of
 from ..distillation.recipe import Recipe
+from ..distillation.split import flips_allowed, split_of
 from ..errors import TargetMissed
 from ..finishing import Further, Result, carry_out
 from ..opened import Opened
