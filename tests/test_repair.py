@@ -393,6 +393,7 @@ def test_a_repair_that_makes_the_outputs_worse_is_not_taken(monkeypatch: pytest.
         return solve.Fit(-found.weight, found.bias, found.ridge, found.before, found.after)
 
     monkeypatch.setattr(repair, "fit", wrong)
+    monkeypatch.setattr(repair, "refitted_together", lambda *_: ({}, 1.0))  # which would put it right
     found = repaired(job, rewritten)
     assert not found.values
     assert "left out" in found.notes[-1]
