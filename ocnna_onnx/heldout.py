@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .data.samples import Samples
+from .data.samples import IntArray, Samples, chosen
 from .report.bound import paired_bound
 
 HELD_OUT = 2
@@ -15,16 +15,22 @@ DROP_SAMPLES = 1024
 
 
 def judging(samples: Samples) -> Samples:
-    """The samples that judge a drop: every HELD_OUT-th."""
-    held = np.arange(HELD_OUT - 1, samples.count, HELD_OUT)
+    """The samples that judge a drop: one of HELD_OUT, drawn at random, evenly over the classes where there are
+    labels."""
+    held = _held(samples)
     return samples.take(held if len(held) else np.arange(samples.count))
 
 
 def fitting(samples: Samples) -> Samples:
     """The others."""
     index = np.arange(samples.count)
-    rest = index[index % HELD_OUT != HELD_OUT - 1]
+    rest = np.setdiff1d(index, _held(samples))
     return samples.take(rest if len(rest) else index)
+
+
+def _held(samples: Samples) -> IntArray:
+    """Not every so manieth: data may come in turns."""
+    return chosen(samples.count, samples.labels, samples.count // HELD_OUT, HELD_OUT)
 
 
 def can_show(drop: float, samples: int) -> bool:

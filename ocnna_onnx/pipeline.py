@@ -241,6 +241,9 @@ def apply(plan: Plan, model: Any, *, repair: str = "none", **common: Unpack[Comm
         raise UsageError(f"expected a Plan (Result.plan, or the plan of plan.json), got {type(plan).__name__}")
     check_method(repair)
     settings = settings_of(**common)
+    searched = "search" in plan.options  # repaired and judged on the samples that it was
+    if searched:
+        settings = replace(settings, samples=settings.samples or plan.options.get("samples"), seed=plan.seed)
     job = open_model(model, replace(settings, strict_inputs=settings.strict_inputs or is_strict(plan)))
     if plan.sha256 != job.loaded.sha256:
         raise DataError(
@@ -250,7 +253,7 @@ def apply(plan: Plan, model: Any, *, repair: str = "none", **common: Unpack[Comm
     paired, classes = planned(plan, job.trace)
     job = replace(job, trace=paired, groups=find_groups(paired))
     dropped = any(str(t).startswith("drop") for t in plan.options.get("target", ()))
-    if "search" in plan.options:  # repaired and judged on the samples that it was
+    if searched:
         job = replace(job, samples=divided(job.samples, plan.seed).whole)
     fit_on = fitting(job.samples) if dropped else job.samples
     deepest = Savings(paired).spared(np.flatnonzero(paired.free))

@@ -97,7 +97,7 @@ def test_it_gains_on_samples_that_are_held_out(distilled: ocnna_onnx.Distilled, 
     section = distilled.report["distillation"]
     assert section["taken"] > 0
     assert section["after"]["agreement"] > section["before"]["agreement"]
-    assert section["after"]["error"] < 0.8 * section["before"]["error"]
+    assert section["after"]["error"] < 0.9 * section["before"]["error"]
     assert section["bridge_error"] < 1e-5
 
 

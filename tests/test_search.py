@@ -327,6 +327,54 @@ def test_the_command_writes_everything_and_an_interrupt_ends_with_130(
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
+HEADS = {
+    "rows that are no samples": "f = Transpose<perm=[0,2,3,1]>(r) s = Shape<start=1, end=2>(w1) y = Reshape(f, rows)",
+    "samples in the second axis": "f = Reshape(r, three) y = Transpose<perm=[2,0,1]>(f)",
+    "one number": "y = ReduceMean<keepdims=0>(r)",
+    "two heads": "y = Flatten(r) g = Conv(r, w2) z = ReduceMean<axes=[2,3], keepdims=0>(g)",
+}
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_outputs_of_any_form(head: str) -> None:
+    """And every output counts, not the first alone."""
+    heads = "float[P,Q] y, float[N,K] z" if "two" in head else "float y" if "one" in head else "float[P,...] y"
+    heads = heads.replace("float[P,...] y", "float[P,Q] y" if "rows" in head else "float[P,Q,R] y")
+    text = f"""g (float[N,3,4,4] x) => ({heads}) {{
+        a = Conv<pads=[1,1,1,1]>(x, w0) b = Relu(a) r = Conv(b, w1) {HEADS[head]} }}"""
+    rng = np.random.default_rng(0)
+    shapes = {"w0": (8, 3, 3, 3), "w1": (6, 8, 1, 1), "w2": (5, 6, 1, 1)}
+    arrays = {n: rng.normal(size=s).astype(np.float32) for n, s in shapes.items() if n in text}
+    arrays |= {n: np.array(v) for n, v in {"rows": [-1, 6], "three": [0, 6, 16]}.items() if f", {n})" in text}
+    found = ocnna_onnx.search(build(text, arrays), **{**QUICK, "max_error": 1.0, "data": images(48, (3, 4, 4))})
+    assert 0 < found.front[0].error <= 1
+    if "two" in head:
+        job = opened(build(text, arrays), images(48, (3, 4, 4)))
+        judge = judge_of(job.trace, job.samples, Runtime())
+        assert [w.output for w in judge.wanted] == ["y", "z"]
+
+
+def test_the_first_samples_stand_for_all() -> None:
+    """Folders come class by class, and a candidate may be stopped after the first of them."""
+    labels = np.repeat(np.arange(4), 64)
+    samples = opened(tiny(), {"x": images(256), "y": labels}).samples
+    parts = divided(samples, 0)
+    assert parts.search.labels is not None
+    assert set(parts.search.labels[:24].tolist()) == {0, 1, 2, 3}
+
+
+def test_an_interrupt_before_anything_is_found_is_an_interrupt() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        quick(seed_with="none", watch=interrupt_at(0))
+
+
+def test_a_broken_state_is_one_line(tmp_path: Path) -> None:
+    quick(folder=tmp_path)
+    (tmp_path / "search.npz").write_bytes(b"")
+    with pytest.raises(DataError, match="not the state"):
+        quick(folder=tmp_path, resume=True)
+
+
 def test_a_time_limit_ends_after_a_generation() -> None:
     found = quick(generations=10**6, time_limit=0.2)
     assert not found.interrupted

@@ -11,7 +11,7 @@ import numpy as np
 from ..data.folder import has_pictures
 from ..data.imageoptions import image_options
 from ..data.pictures import is_picture
-from ..data.samples import Samples
+from ..data.samples import Samples, chosen
 from ..errors import DataError
 from ..settings import Settings
 
@@ -33,12 +33,12 @@ def split_of(samples: Samples, flips: bool) -> Split:
     """One sample of ten is held out; of few more, up to a half, so that there are SHOWN of them."""
     every = max(2, min(10, samples.count // SHOWN))
     index = np.arange(samples.count)
-    held = index % every == every - 1
-    if not held.any():
+    held = chosen(samples.count, samples.labels, samples.count // every, every)  # not in turns: data may come in turns
+    if not len(held):
         raise DataError(
             f"{samples.source}: {samples.count} samples are too few to distil: at least 2, better thousands"
         )
-    return Split(samples.take(index[~held]), samples.take(index[held]), flips)
+    return Split(samples.take(np.setdiff1d(index, held)), samples.take(held), flips)
 
 
 def flips_allowed(settings: Settings) -> bool:

@@ -31,13 +31,15 @@ def finished(run: Run, archive: Archive, recipe: Recipe | None = None, interrupt
     wanted, ProofFailed."""
     front = without_original(archive, run.rules)
     if not len(front):
+        if interrupted:
+            raise KeyboardInterrupt
         raise TargetMissed(
             f"no candidate was found with an error of at most {run.rules.worst:.1%}: give more generations, "
-            "seeds, or a larger --max-error"
+            "seeds, or, in another folder, a larger --max-error"
         )
     chooser = replace(
         run.evaluator,
-        judge=judge_of(run.job.trace, run.parts.selection, run.job.settings.runtime),
+        judge=judge_of(run.job.trace, run.parts.selection, run.job.settings.runtime, run.job.settings.memory),
         timed=False,
     )
     tasks = [replace(run.task(archive.masks[k], None), cost=float(archive.worth.cost[k])) for k in front]

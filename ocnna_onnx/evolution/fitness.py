@@ -44,18 +44,31 @@ RUNS = 9
 
 
 @dataclass(frozen=True)
-class Judge:
-    """Samples, held in memory, and what is right on them. output: the output that is compared. kind: `top1` (labels, or
-    the original's classes), `pixel` (the original's), `relative_l2`. right: int64 [n, …] classes, or the original's
-    outputs. labelled: whether `right` holds labels. error: the original's own. batch: samples of one run."""
+class Wanted:
+    """What is right at one output. kind: `top1` (labels, or the original's classes), `pixel` (the original's),
+    `relative_l2`. right: per batch, int32 [n, …] classes, or the original's output. labelled: whether these are
+    labels."""
 
-    samples: Samples
     output: str
     kind: Kind
-    right: AnyArray
-    labelled: bool
+    right: tuple[AnyArray, ...]
+    labelled: bool = False
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Samples, held in memory, and what is right on them, output by output: a candidate's error is the mean over all of
+    them. error: the original's own. batch: samples of one run."""
+
+    samples: Samples
+    wanted: tuple[Wanted, ...]
     error: float
     batch: int
+
+    @property
+    def labelled(self) -> bool:
+        """Whether labels say what is right."""
+        return self.wanted[0].labelled
 
 
 @dataclass(frozen=True)
@@ -92,30 +105,49 @@ class Fitness:
     stopped: bool = False
 
 
-def judge_of(trace: Trace, samples: Samples, runtime: Runtime) -> Judge:
-    """Runs the original once. Raises UsageError where it has no output of numbers, DataError for labels that are none
-    of its classes."""
+def judge_of(trace: Trace, samples: Samples, runtime: Runtime, memory: int | None = None) -> Judge:
+    """Runs the original once. Labels are those of the first output, where it has classes. memory: bytes that samples
+    and outputs may take. Raises UsageError where it has no output of numbers, or they take more; DataError for labels
+    that are none of its classes."""
     held = replace(samples, arrays={n: np.asarray(a[np.arange(samples.count)]) for n, a in samples.arrays.items()})
-    model = trace.graph.model
-    found: list[AnyArray] = []
-    with threadpool_limits(1, "blas"), open_session(model, runtime, True) as session:
-        output = next((o.name for o in session.get_outputs() if o.type in FLOATS), None)
-        if output is None:
+    with threadpool_limits(1, "blas"), open_session(trace.graph.model, runtime, True) as session:
+        names = [o.name for o in session.get_outputs() if o.type in FLOATS]
+        if not names:
             raise UsageError("the model has no float output by which pruned nets could be compared with it")
         whole = batch_size(trace.shapes, held)
         fixed = any(0 not in trace.shapes.dynamic.get(n, ()) for n in held.arrays)
         batch = whole if fixed else min(whole, BATCH)
+        kinds: dict[str, Kind] = {}
+        right: dict[str, list[AnyArray]] = {n: [] for n in names}
+        labels: IntArray | None = None
+        size = sum(np.asarray(a).nbytes for a in held.arrays.values())
         for feed, valid in held.batches(batch):
-            found.append(of_samples(run(session, [output], feed)[output], batch, valid))
-    outputs = np.concatenate(found)
-    kind = kind_of(outputs)
-    if kind == "relative_l2":
-        return Judge(held, output, kind, outputs, False, 0.0, batch)
-    classes = outputs.argmax(axis=1)
-    labels = usable_labels(held, outputs, kind)
-    if labels is None:
-        return Judge(held, output, kind, classes, False, 0.0, batch)
-    return Judge(held, output, kind, labels, True, float((classes != labels).mean()), batch)
+            made = run(session, names, feed)
+            for name in names:
+                output = of_samples(made[name], batch, valid)
+                if name not in kinds:
+                    kinds[name] = kind_of(output)
+                    if name == names[0]:
+                        labels = usable_labels(held, output, kinds[name])
+                right[name].append(_told(output, kinds[name]))
+                size += right[name][-1].nbytes
+            if memory is not None and size > memory:
+                raise UsageError(
+                    f"{samples.count} samples and what the original makes of them take more than the memory that a "
+                    "search may use (--memory): give fewer --samples"
+                )
+    wanted = [Wanted(n, kinds[n], tuple(right[n])) for n in names]
+    ends = np.cumsum([len(r) if r.ndim else 0 for r in right[names[0]]])
+    if labels is None or ends[-1] != len(labels):  # or rows that are no samples
+        return Judge(held, tuple(wanted), 0.0, batch)
+    classes = np.concatenate(right[names[0]])
+    wanted[0] = Wanted(names[0], "top1", tuple(np.split(labels.astype(np.int32), ends[:-1])), True)
+    return Judge(held, tuple(wanted), float((classes != labels).mean()) / len(wanted), batch)
+
+
+def _told(output: AnyArray, kind: Kind) -> AnyArray:
+    """What is kept of an output of the original."""
+    return np.array(output) if kind == "relative_l2" else output.argmax(axis=1).astype(np.int32)
 
 
 def evaluator_of(
@@ -205,35 +237,49 @@ def _with(model: Light, values: Mapping[str, AnyArray]) -> Light:
 
 def _judged(evaluator: Evaluator, small: Light, cost: float, limit: float) -> Fitness:
     judge = evaluator.judge
-    wrong = total = 0.0
+    names = [w.output for w in judge.wanted]
+    off, size = np.zeros(len(names)), np.zeros(len(names))
+    may_stop = len(names) == 1 and judge.wanted[0].kind != "relative_l2"
     seen = 0
     with open_session(small, evaluator.runtime, True) as session:
-        for feed, valid in judge.samples.batches(judge.batch):
-            found = of_samples(run(session, [judge.output], feed)[judge.output], judge.batch, valid)
-            off, size = _compared(judge, found, seen, valid)
-            wrong, total, seen = wrong + off, total + size, seen + valid
-            if judge.kind != "relative_l2" and FEWEST <= seen < judge.samples.count:
-                error = wrong / total
+        for k, (feed, valid) in enumerate(judge.samples.batches(judge.batch)):
+            made = run(session, names, feed)
+            for i, wanted in enumerate(judge.wanted):
+                found = of_samples(made[wanted.output], judge.batch, valid)
+                off[i], size[i] = np.add((off[i], size[i]), _compared(wanted, found, wanted.right[k]))
+            seen += valid
+            if may_stop and FEWEST <= seen < judge.samples.count:
+                error = off[0] / max(size[0], 1.0)
                 if error - DOUBT * np.sqrt(error * (1 - error) / seen) >= limit:
-                    return Fitness(error, cost, stopped=True)
-    error = np.sqrt(wrong / total) if judge.kind == "relative_l2" and total else wrong / max(total, 1.0)
-    return Fitness(float(min(1.0, error)) if np.isfinite(error) else 1.0, cost)
+                    return Fitness(float(error), cost, stopped=True)
+    errors = [_error(w.kind, o, s) for w, o, s in zip(judge.wanted, off, size, strict=True)]
+    return Fitness(sum(errors) / len(errors), cost)
 
 
-def _compared(judge: Judge, found: AnyArray, start: int, valid: int) -> tuple[float, float]:
+def _error(kind: Kind, off: float, size: float) -> float:
+    """0 … 1."""
+    if not size:
+        return 0.0 if not off else 1.0
+    error = np.sqrt(off / size) if kind == "relative_l2" else off / size
+    return float(min(1.0, error)) if np.isfinite(error) else 1.0
+
+
+def _compared(wanted: Wanted, found: AnyArray, right: AnyArray) -> tuple[float, float]:
     """(what is wrong, of how much)."""
-    if judge.kind == "relative_l2":
-        right = judge.right[start : start + len(found)].astype(np.float64)
-        return float(((found - right) ** 2).sum()), float((right**2).sum())
-    right = judge.right[start : start + valid]
-    finite = np.isfinite(found).all(axis=1)
-    return float(((found.argmax(axis=1) != right) | ~finite).sum()), float(right.size)
+    if wanted.kind == "relative_l2":
+        size = float((right.astype(np.float64) ** 2).sum())
+        return (float(((found - right.astype(np.float64)) ** 2).sum()) if found.shape == right.shape else size), size
+    classes = found.argmax(axis=1) if found.ndim > 1 else np.full(0, -1)
+    if classes.shape != right.shape:
+        return float(right.size), float(right.size)
+    return float(((classes != right) | ~np.isfinite(found).all(axis=1)).sum()), float(right.size)
 
 
 def _latency(evaluator: Evaluator, small: Light) -> float:
     """Time of a run of the candidate as a share of the original's: both on one sample, in turns."""
     one = evaluator.judge.samples.take(np.arange(1))
     feed, _ = next(one.batches(batch_size(evaluator.trace.shapes, one)))
+    names = [w.output for w in evaluator.judge.wanted]
     seconds: tuple[list[float], list[float]] = ([], [])
     with (
         open_session(evaluator.trace.graph.model, evaluator.runtime, True) as before,
@@ -242,7 +288,7 @@ def _latency(evaluator: Evaluator, small: Light) -> float:
         for k in range(RUNS + 2):
             for session, times in zip((before, after), seconds, strict=True):
                 started = time.perf_counter()
-                run(session, [evaluator.judge.output], feed)
+                run(session, names, feed)
                 if k > 1:
                     times.append(time.perf_counter() - started)
     return float(np.median(seconds[1]) / np.median(seconds[0]))

@@ -141,6 +141,8 @@ def made(folder: str | os.PathLike[str]) -> Path:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"{target}: no folder to write to ({error.strerror or error})") from error
+    if not os.access(target, os.W_OK):
+        raise UsageError(f"{target}: no folder to write to (permission denied)")
     return target
 
 

@@ -107,7 +107,7 @@ def prepared(job: Opened, asked: Asked) -> Run:
     job = replace(job, trace=trace, groups=groups)
     job = replace(job, samples=replace(job.samples, notes=(*job.samples.notes, *refused)))
     seen = readings(trace, parts.search, settings).settled() if known.scores or asked.repair != "none" else None
-    judge = judge_of(trace, parts.search, settings.runtime)
+    judge = judge_of(trace, parts.search, settings.runtime, settings.memory)
     rules = Rules(
         population=asked.population,
         mutation=asked.mutation,

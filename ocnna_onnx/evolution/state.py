@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ def load_state(path: Path, about: Mapping[str, Any]) -> Archive:
             worth = Worth(found["error"], found["cost"], found["stopped"])
             archive = Archive(masks, worth, found["generation"], int(header["done"]))
             schema, then = header["schema"], dict(header["about"])
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path}: not the state of a search ({error})") from error
     if schema != SCHEMA:
         raise DataError(f"{path}: schema {schema!r} is not known to this version (it knows {SCHEMA})")
