@@ -204,6 +204,14 @@ def test_allocation_takes_the_least_damage_per_cost() -> None:
     assert allocate([steep, dear], [4, 4], lambda gone: 10.0 - gone.sum(), 10, 7.0) == [3, 0]  # no more than asked
 
 
+def test_what_a_budget_has_room_for_comes_back() -> None:
+    small = Curve(np.array([0, 1]), np.array([0, 0.1, 0.2]), 3)
+    large = Curve(np.array([2]), np.array([0, 1.0]), 2)
+    weigh = np.array([1.0, 1.0, 20.0, 0, 0])
+    taken = allocate([small, large], [2, 1], lambda gone: 30.0 - float(weigh[gone].sum()), 5, 11.0)
+    assert taken == [0, 1]  # the large one was needed, the small ones then were not
+
+
 def test_bounds() -> None:
     assert share_bound(0, 100) == pytest.approx(1 - 0.1 ** (1 / 100))
     assert share_bound(5, 5) == 1

@@ -76,7 +76,34 @@ def allocate(
         gone[curves[k].order[taken[k] : count]] = True
         taken[k] = count
         now = cost(gone)
+    if now <= budget:
+        _give_back(curves, taken, gone, cost, budget)
     return taken
+
+
+def _give_back(
+    curves: Sequence[Curve], taken: list[int], gone: BoolArray, cost: Callable[[BoolArray], float], budget: float
+) -> None:
+    """In place, what the budget has room for: a last stretch of a large group may have gone beyond it. The step that
+    spares most damage comes back first."""
+    while True:
+        best: tuple[float, int, int] | None = None
+        for k, curve in enumerate(curves):
+            if not taken[k]:
+                continue
+            count = (taken[k] - 1) // curve.step * curve.step
+            spared = float(curve.damage[taken[k]] - curve.damage[count])
+            if spared <= (best[0] if best is not None else 0.0):
+                continue
+            probe = gone.copy()
+            probe[curve.order[count : taken[k]]] = False
+            if cost(probe) <= budget:
+                best = (spared, k, count)
+        if best is None:
+            return
+        _, k, count = best
+        gone[curves[k].order[count : taken[k]]] = False
+        taken[k] = count
 
 
 def _stretch(
