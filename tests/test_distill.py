@@ -290,6 +290,36 @@ def test_values_go_there_and_back(name: str) -> None:
     np.testing.assert_allclose(found, run_model(with_values(model, values), {"x": x})["y"], rtol=1e-4, atol=1e-4)
 
 
+COMPUTED = {
+    "Gemm of Mul": ("k = Mul(f, s) y = Gemm<transB=1>(h, k, g)", "float[5,8] f, float[5] g, float[1] s"),
+    "Gemm of Reshape": (
+        "o = Constant<value=int64[2] {5,8}>() k = Reshape(f, o) y = Gemm<transB=1>(h, k, g)",
+        "float[40] f, float[5] g",
+    ),
+    "Gemm of Cast": ("k = Cast<to=1>(f) y = Gemm<transB=1>(h, k, g)", "float16[5,8] f, float[5] g"),
+    "Conv of Mul": (
+        "k = Mul(f, s) u = Conv(q, k) v = GlobalAveragePool(u) y = Flatten(v)",
+        "float[5,8,1,1] f, float[1] s",
+    ),
+    "read twice": (
+        "k = Mul(f, s) m = Gemm<transB=1>(h, k, g) j = Gemm<transB=1>(h, f) y = Add(m, j)",
+        "float[5,8] f, float[5] g, float[1] s",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", COMPUTED)
+def test_a_weight_that_the_graph_computes_stays_as_it_is(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "better", lambda *verdicts: True)  # it is about what is written, not about a gain
+    model = small(*COMPUTED[name])
+    cut = ocnna_onnx.prune(model, data=images(), criterion="l2", ratio=0.5, repair="none", threads=1)
+    found = ocnna_onnx.distill(model, cut.model, data=images(), steps=3, threads=1)
+    assert found.report["distillation"]["taken"] > 0
+    before, after = tensors(cut.model), tensors(found.model)
+    assert (before["f"] == after["f"]).all()
+    assert (before["w1"] != after["w1"]).any()
+
+
 def test_a_weight_that_is_read_twice_has_the_sum_of_both_gradients() -> None:
     model = small(*NETS["a matrix read as it is and transposed"])
     bridge = bridged(model)
