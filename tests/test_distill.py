@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from nets import MODELS
 from onnx import numpy_helper
 from support import build, run_model, tensors
@@ -175,22 +176,102 @@ def test_resumed_equals_unbroken(pruned: Path, tmp_path: Path) -> None:
     rest = ocnna_onnx.distill(NET, pruned, checkpoint=place, resume=True, **given)
     assert rest.report["distillation"]["resumed_at"] == 3
     assert rest.model.SerializeToString() == whole.model.SerializeToString()
-    assert not place.exists(), "a run that is done leaves no checkpoint"
+    assert place.exists(), "nothing is saved yet"
+    again = ocnna_onnx.distill(NET, pruned, checkpoint=place, resume=True, **given)
+    assert again.report["distillation"]["resumed_at"] == 8
+    assert again.model.SerializeToString() == whole.model.SerializeToString()
+    rest.save(tmp_path / "out.onnx")
+    assert not place.exists(), "a run that is saved leaves no checkpoint"
+
+
+def command(pruned: Path, out: Path, *more: str) -> Result:
+    arguments = ["distill", str(NET), str(pruned), str(out), "--data", "digits", "--samples", "300", *more]
+    return CliRunner().invoke(main, [*arguments, "--steps", "6", "--threads", "1"])
+
+
+def press_ctrl_c(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    monkeypatch.setattr("ocnna_onnx.cli.distill.progress_bar", lambda quiet: nullcontext(interrupting(step)))
 
 
 def test_ctrl_c_writes_the_best_so_far_and_ends_with_130(
     pruned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from contextlib import nullcontext
-
-    monkeypatch.setattr("ocnna_onnx.cli.distill.progress_bar", lambda quiet: nullcontext(interrupting(2)))
+    press_ctrl_c(monkeypatch, 2)
     out = tmp_path / "out.onnx"
-    arguments = ["distill", str(NET), str(pruned), str(out), "--data", "digits", "--samples", "300"]
-    done = CliRunner().invoke(main, [*arguments, "--steps", "6", "--threads", "1"])
+    done = command(pruned, out)
     assert done.exit_code == 130, done.output
     assert "2 of 6 steps" in done.output
     assert only_values(onnx.load(pruned), light(onnx.load(out))) is not None
     assert out.with_name("out.onnx.checkpoint").exists()
+
+
+def test_ctrl_c_spares_pruned_where_it_is_to_be_replaced(
+    pruned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = tmp_path / "one.onnx", tmp_path / "two.onnx"
+    for path in (one, two):
+        path.write_bytes(pruned.read_bytes())
+    assert command(one, one, "--overwrite").exit_code == 0
+    with monkeypatch.context() as patch:
+        press_ctrl_c(patch, 2)
+        done = command(two, two, "--overwrite")
+    assert done.exit_code == 130, done.output
+    assert f"{two} is as it was" in done.output
+    assert two.read_bytes() == pruned.read_bytes()
+    rest = command(two, two, "--overwrite", "--resume")
+    assert rest.exit_code == 0, rest.output
+    assert two.read_bytes() == one.read_bytes()
+    assert not two.with_name("two.onnx.checkpoint").exists()
+
+
+def test_a_result_that_could_not_be_written_is_not_lost(
+    pruned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*given: Any) -> int:
+        raise UsageError("out.onnx: cannot be written (No space left on device)")
+
+    out = tmp_path / "out.onnx"
+    with monkeypatch.context() as patch:
+        patch.setattr("ocnna_onnx.distilling.save_beside", full)
+        assert command(pruned, out).exit_code == 2
+    done = command(pruned, out, "--resume")
+    assert done.exit_code == 0, done.output
+    assert out.exists()
+    assert not out.with_name("out.onnx.checkpoint").exists()
+
+
+def test_a_checkpoint_that_cannot_be_written_is_a_note(
+    pruned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*given: Any) -> None:
+        raise UsageError("checkpoint: cannot be written (No space left on device)")
+
+    monkeypatch.setattr("ocnna_onnx.distillation.checkpoint.write_atomically", full)
+    found = ocnna_onnx.distill(NET, pruned, steps=2, samples=300, checkpoint=tmp_path / "checkpoint", **COMMON)
+    assert found.report["distillation"]["done"] == 2
+    assert not found.resumable
+    assert any("No space left" in w for w in found.report["warnings"])
+
+
+@pytest.mark.parametrize("what", "folder original pruned out plan data report".split())
+def test_a_checkpoint_has_a_place_of_its_own(pruned: Path, tmp_path: Path, what: str) -> None:
+    names = {n: tmp_path / n for n in "original pruned out plan data report".split()}
+    for name in ("original", "plan", "data"):
+        names[name].write_bytes(NET.read_bytes())
+    names["pruned"].write_bytes(pruned.read_bytes())
+    place = names.get(what, tmp_path / "missing" / "checkpoint")
+    arguments = ["distill", *(str(names[n]) for n in ("original", "pruned", "out"))]
+    for name in ("plan", "data", "report"):
+        arguments += [f"--{name}", str(names[name])]
+    done = CliRunner().invoke(main, [*arguments, "--checkpoint", str(place)])
+    assert done.exit_code == 2, done.output
+    assert len(done.output.splitlines()) == 1
+    assert str(place.parent if what == "folder" else place) in done.output
+    if what not in ("out", "report"):
+        with pytest.raises(UsageError, match="no such folder" if what == "folder" else "is read by this run"):
+            ocnna_onnx.distill(
+                names["original"], names["pruned"], data=str(names["data"]), plan=names["plan"], checkpoint=place
+            )
 
 
 @pytest.mark.parametrize("rate", [0.1, 1e6])
