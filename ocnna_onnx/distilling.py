@@ -13,6 +13,7 @@ import onnx
 from . import __version__
 from .calibrate.stream import batch_size
 from .data.samples import probe_shapes, probe_values
+from .distillation.asked import check_size
 from .distillation.checkpoint import check_place
 from .distillation.distil import distilled
 from .distillation.extra import onnx2torch
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Distilled:
     """A distilled model with its report (the dictionary of its JSON). interrupted: Ctrl-C ended the steps; the
-    model is the best until then. checkpoint: where to go on from; gone once the model of a run that is done is saved."""
+    model is the best until then. checkpoint: where to go on from; gone once a run that is done is saved."""
 
     model: onnx.ModelProto
     report: dict[str, Any]
@@ -89,9 +90,9 @@ def distill(
     goes when the result is saved. common: see
     `ocnna_onnx.settings.Common`; samples are by default at most 4096, and data must be given.
 
-    Needs the extra `[distill]`. Raises UsageError (options, no data, the extra), ModelError (a net that is quantized or
-    does not convert), DataError (PRUNED is no descendant of ORIGINAL, the data, a checkpoint of another run). Same
-    seed, steps, machine and threads: the same bytes.
+    Needs the extra `[distill]`. Raises UsageError (options, no data, the extra), ModelError (a net that is quantized,
+    too large, or does not convert), DataError (PRUNED is no descendant of ORIGINAL, the data, a checkpoint of another
+    run). Same seed, steps, machine and threads: the same bytes.
     """
     settings = settings_of(**common)
     recipe = recipe_of(time, steps, temperature, augment, settings.seed)
@@ -109,6 +110,8 @@ def distill(
     settings = replace(settings, samples=settings.samples or SAMPLES)
     settings.progress("load", 0, 2)
     before, after = load(original, settings.base_folder), load(pruned, settings.base_folder)
+    for model in (before, after):
+        check_size(model)
     for model in (before, after):
         with open_session(model.model, settings.runtime):
             pass

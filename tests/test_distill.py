@@ -22,16 +22,20 @@ from support import build, run_model, tensors
 import ocnna_onnx
 from ocnna_onnx.cli.main import main
 from ocnna_onnx.data.inputs import ImageInput
+from ocnna_onnx.data.open import open_data
 from ocnna_onnx.distillation import extra, loop
 from ocnna_onnx.distillation.bridge import Bridge, cross
 from ocnna_onnx.distillation.feeding import tensors as as_torch
-from ocnna_onnx.distillation.judging import better
+from ocnna_onnx.distillation.judging import better, to_json
+from ocnna_onnx.distillation.nets import _views as views_of
 from ocnna_onnx.distillation.optimizing import orthogonal
 from ocnna_onnx.distillation.plain import plain
-from ocnna_onnx.distillation.recipe import recipe_named
+from ocnna_onnx.distillation.recipe import Recipe, recipe_named
+from ocnna_onnx.distillation.split import split_of
 from ocnna_onnx.distillation.views import Views, ways_of
 from ocnna_onnx.duration import seconds_of
 from ocnna_onnx.errors import DataError, ModelError, OcnnaError, UsageError
+from ocnna_onnx.model.graph import Graph
 from ocnna_onnx.model.light import light
 from ocnna_onnx.model.session import Runtime
 from ocnna_onnx.model.stamp import KEY, read_stamp
@@ -103,9 +107,6 @@ def test_it_gains_on_samples_that_are_held_out(distilled: ocnna_onnx.Distilled, 
 
 
 def test_the_test_part_that_nobody_saw_gains(distilled: ocnna_onnx.Distilled, pruned: Path) -> None:
-    from ocnna_onnx.data.open import open_data
-    from ocnna_onnx.model.graph import Graph
-
     original = onnx.load(NET)
     judged = open_data("digits", Graph(original), {}).evaluation
     assert judged is not None
@@ -473,6 +474,56 @@ def test_views_move_and_mirror_and_blend_what_is_there() -> None:
     assert mixed.max() <= x.max()
     assert ways_of("auto", frozenset(("shift",))) == {"shift"}
     assert ways_of("none", frozenset(("shift",))) == frozenset()
+
+
+def shots(kind: str = "float", inputs: str = "x") -> tuple[onnx.ModelProto, dict[str, Array]]:
+    """A net for pictures [N, 3, 16, 16] at each input, and samples for it."""
+    names = inputs.split()
+    declared = ", ".join(f"{kind}[N,3,16,16] {n}" for n in names)
+    total = "t = Cast<to=1>(x)" if len(names) == 1 else "u = Add(x, z) t = Cast<to=1>(u)"
+    model = build(f"""g ({declared}) => (float[N,5] y) <float[8,3,3,3] w0, float[6,8,1,1] w1, float[5,6] f> {{
+        {total} a = Conv<pads=[1,1,1,1]>(t, w0) r = Relu(a) c = Conv(r, w1) q = Relu(c)
+        p = GlobalAveragePool(q) h = Flatten(p) y = Gemm<transB=1>(h, f) }}""")
+    made = images(32, (3, 16, 16))
+    data = made if kind == "float" else np.clip(made * 40 + 128, 0, 255).astype(np.uint8)
+    return model, dict.fromkeys(names, data)
+
+
+@pytest.mark.parametrize(
+    ("kind", "inputs", "named", "text"),
+    [("uint8", "x", "shift,mix", "augment mix.*uint8"), ("float", "x z", "shift", "augment shift: 2 inputs")],
+)
+def test_views_that_are_named_and_cannot_be_had_are_told(kind: str, inputs: str, named: str, text: str) -> None:
+    model, data = shots(kind, inputs)
+    cut = ocnna_onnx.prune(model, data=data, criterion="l2", ratio=0.5, repair="none", threads=1).model
+    given: dict[str, Any] = {"data": data, "steps": 1, "threads": 1}
+    with pytest.raises(UsageError, match=text):
+        ocnna_onnx.distill(model, cut, augment=named, **given)
+    found = ocnna_onnx.distill(model, cut, **given)
+    assert found.report["distillation"]["augment"] == (["shift"] if inputs == "x" else [])
+
+
+def test_the_layout_says_which_input_takes_pictures() -> None:
+    model, data = shots()
+    split = split_of(open_data(data, Graph(model), {}), False)
+    shape = {"x": (4, 3, 16, 16)}
+    views = {w: views_of(Graph(model), shape, split, Recipe(), w) for w in ("auto", "NCHW", "NHWC")}
+    assert views["auto"] == views["NCHW"] is not None
+    assert views["NHWC"] is None
+    with pytest.raises(UsageError, match="no input takes pictures"):
+        views_of(Graph(model), shape, split, Recipe(augment="flip"), "NHWC")
+
+
+def test_a_net_beyond_the_limit_of_protobuf_is_refused_at_once(pruned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = sum(4 * int(np.prod(t.dims)) for t in onnx.load(NET).graph.initializer)
+    monkeypatch.setattr("ocnna_onnx.distillation.asked.PROTOBUF_LIMIT", weights - 100)
+    with pytest.raises(ModelError, match="GB of weights"):
+        ocnna_onnx.distill(NET, pruned, steps=1, **COMMON)
+
+
+def test_what_is_no_number_is_null_in_the_report() -> None:
+    found = to_json(Closeness(float("inf"), float("nan"), 0.5))
+    assert json.loads(json.dumps(found, allow_nan=False)) == {"error": None, "agreement": None, "accuracy": 0.5}
 
 
 def test_times() -> None:

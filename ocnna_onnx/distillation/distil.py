@@ -41,9 +41,9 @@ def distilled(
     `distillation` section of a report).
 
     checkpoint: a file to go on from, written about once a minute and after the last step; with `resume` it must be
-    there. It stays: what comes next can fail, and whoever has saved the model removes it. Where it cannot be written the
-    run goes on, and the section says `checkpoint_error`; `resumable`: whether there is one of this run. Ctrl-C ends the
-    steps, not this function: what was best so far is returned, and the section says `interrupted`.
+    there. It stays: what comes next can fail, and whoever has saved the model removes it. Where it cannot be written,
+    the run goes on and the section says `checkpoint_error`; `resumable`: whether there is one of this run. Ctrl-C ends
+    the steps, not this function: what was best so far is returned, and the section says `interrupted`.
     Raises UsageError without the extra, ModelError where a net does not convert or differs from onnxruntime, DataError
     where the two nets do not belong together or the checkpoint is another run's.
     """
@@ -132,7 +132,7 @@ def _tell(settings: Settings, state: State) -> None:
     last = state.checks[-1].get("averaged") if state.checks else None
     if last is not None and last["agreement"] is not None:
         told.append(f"held-out agreement {last['agreement']:.1%}")
-    elif last is not None:
+    elif last is not None and last["error"] is not None:
         told.append(f"held-out error {last['error']:.2g}")
     settings.progress(f"distil ({', '.join(told)})", state.step, state.steps)
 

@@ -109,7 +109,8 @@ def follow(
     progress: Callable[[State], None],
 ) -> None:
     """Take the steps that are left, in place. judge: on values of the weights; held: on how many samples. save: writes
-    a checkpoint, at the end too: what follows can fail, and need not cost the run. Ctrl-C ends it, and a loss that is no number: what was best so far stays."""
+    a checkpoint, at the end too: what follows can fail, and need not cost the run. Ctrl-C ends it, and a loss that is
+    no number: what was best so far stays."""
     import torch
 
     weights = nets.student.weights

@@ -32,7 +32,7 @@ WINDOWS = frozenset("Conv ConvTranspose MaxPool AveragePool LpPool".split())
 @dataclass(frozen=True)
 class Plain:
     """model: float32, for feeds of these shapes alone; node k is called `n{k}`. names: what the nodes are called in the
-    file. shapes: of every tensor. own: weights that may be trained: the file stores them (as initializers, or in Constant
+    file. shapes: of every tensor. own: weights that may be trained: the file stores them (as initializers or Constant
     nodes), and no other weight is computed from them."""
 
     model: onnx.ModelProto
