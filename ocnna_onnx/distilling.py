@@ -112,6 +112,8 @@ def distill(
     before, after = load(original, settings.base_folder), load(pruned, settings.base_folder)
     for model in (before, after):
         check_size(model)
+    if place is not None:
+        check_place(place, resume, (*before.files, *after.files))  # external weights too
     for model in (before, after):
         with open_session(model.model, settings.runtime):
             pass
