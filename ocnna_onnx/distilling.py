@@ -13,6 +13,8 @@ import onnx
 from . import __version__
 from .calibrate.stream import batch_size
 from .data.samples import probe_shapes, probe_values
+from .distillation.asked import check_size
+from .distillation.checkpoint import check_place
 from .distillation.distil import distilled
 from .distillation.extra import onnx2torch
 from .distillation.lineage import descend, plans_between
@@ -37,21 +39,31 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Distilled:
     """A distilled model with its report (the dictionary of its JSON). interrupted: Ctrl-C ended the steps; the
-    model is the best until then."""
+    model is the best until then. checkpoint: where to go on from; gone once a run that is done is saved."""
 
     model: onnx.ModelProto
     report: dict[str, Any]
     external: bool = False
     sources: tuple[Path, ...] = ()
+    checkpoint: Path | None = None
 
     @property
     def interrupted(self) -> bool:
         return bool(self.report["distillation"]["interrupted"])
 
+    @property
+    def resumable(self) -> bool:
+        """Whether there is a checkpoint to go on from."""
+        return self.checkpoint is not None and bool(self.report["distillation"]["resumable"])
+
     def save(self, path: str | os.PathLike[str], overwrite: bool = False) -> int:
         """Write the model, whole or not at all; external data as PRUNED had it. Returns the bytes written. Raises
-        UsageError where `path` is one of the files that were read (PRUNED's own: unless `overwrite`)."""
-        return save_beside(self.model, Path(path), self.external, self.sources, overwrite)
+        UsageError where `path` is one of the files that were read (PRUNED's own: unless `overwrite`; a run that was
+        interrupted cannot go on without it)."""
+        written = save_beside(self.model, Path(path), self.external, self.sources, overwrite)
+        if self.resumable and self.checkpoint is not None and not self.interrupted:
+            self.checkpoint.unlink(missing_ok=True)
+        return written
 
 
 def distill(
@@ -74,12 +86,13 @@ def distill(
     `1.5h` or seconds, by default ten minutes; turned into steps at the start, by timing a few. steps: instead of it.
     temperature: T of the loss (`distillation.loss`). augment: `shift`, `flip`, `mix` (with commas in between, or as a
     sequence), `none`, or `auto`: shifts for pictures, and flips where a folder's preset allows them. plan: how PRUNED
-    came about, where its stamp does not say. checkpoint: a file to go on from, with resume=True. common: see
+    came about, where its stamp does not say. checkpoint: a file to go on from, with resume=True; it
+    goes when the result is saved. common: see
     `ocnna_onnx.settings.Common`; samples are by default at most 4096, and data must be given.
 
-    Needs the extra `[distill]`. Raises UsageError (options, no data, the extra), ModelError (a net that is quantized or
-    does not convert), DataError (PRUNED is no descendant of ORIGINAL, the data, a checkpoint of another run). Same
-    seed, steps, machine and threads: the same bytes.
+    Needs the extra `[distill]`. Raises UsageError (options, no data, the extra), ModelError (a net that is quantized,
+    too large, or does not convert), DataError (PRUNED is no descendant of ORIGINAL, the data, a checkpoint of another
+    run). Same seed, steps, machine and threads: the same bytes.
     """
     settings = settings_of(**common)
     recipe = recipe_of(time, steps, temperature, augment, settings.seed)
@@ -89,10 +102,18 @@ def distill(
         )
     if resume and checkpoint is None:
         raise UsageError("resume needs the checkpoint to go on from")
+    place = None if checkpoint is None else Path(checkpoint)
+    if place is not None:
+        named = (original, pruned, plan, settings.data)
+        check_place(place, resume, [Path(p) for p in named if isinstance(p, (str, os.PathLike))])
     onnx2torch()
     settings = replace(settings, samples=settings.samples or SAMPLES)
     settings.progress("load", 0, 2)
     before, after = load(original, settings.base_folder), load(pruned, settings.base_folder)
+    for model in (before, after):
+        check_size(model)
+    if place is not None:
+        check_place(place, resume, (*before.files, *after.files))  # external weights too
     for model in (before, after):
         with open_session(model.model, settings.runtime):
             pass
@@ -108,7 +129,6 @@ def distill(
     whole = after.model.whole()
     subject = Subject(before.model, before.sha256, whole, after.sha256, lineage)
     split = split_of(samples, flips_allowed(settings))
-    place = None if checkpoint is None else Path(checkpoint)
     model, section = distilled(subject, split, recipe, settings, place, resume)
     judged = samples.evaluation or split.held
     batch = batch_size(lineage.trace.shapes, judged)
@@ -127,9 +147,15 @@ def distill(
         "distillation": section,
         "agreement": None if agreement is None else agreement.to_json(),
         "accuracy": None if agreement is None else agreement.accuracy_json(),
-        "warnings": list(samples.notes),
+        "warnings": [*samples.notes, *_of_checkpoint(section)],
     }
-    return Distilled(model, report, after.external, (*after.files, *before.files))
+    return Distilled(model, report, after.external, (*after.files, *before.files), place)
+
+
+def _of_checkpoint(section: dict[str, Any]) -> list[str]:
+    """What a checkpoint that could not be written is worth a note."""
+    error = section["checkpoint_error"]
+    return [] if error is None else [f"the last checkpoint was not written: {error}"]
 
 
 __all__ = ["Distilled", "distill"]

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from nets import MODELS
 from onnx import numpy_helper
 from support import build, run_model, tensors
@@ -21,16 +22,20 @@ from support import build, run_model, tensors
 import ocnna_onnx
 from ocnna_onnx.cli.main import main
 from ocnna_onnx.data.inputs import ImageInput
+from ocnna_onnx.data.open import open_data
 from ocnna_onnx.distillation import extra, loop
 from ocnna_onnx.distillation.bridge import Bridge, cross
 from ocnna_onnx.distillation.feeding import tensors as as_torch
-from ocnna_onnx.distillation.judging import better
+from ocnna_onnx.distillation.judging import better, to_json
+from ocnna_onnx.distillation.nets import _views as views_of
 from ocnna_onnx.distillation.optimizing import orthogonal
 from ocnna_onnx.distillation.plain import plain
-from ocnna_onnx.distillation.recipe import recipe_named
+from ocnna_onnx.distillation.recipe import Recipe, recipe_named
+from ocnna_onnx.distillation.split import split_of
 from ocnna_onnx.distillation.views import Views, ways_of
 from ocnna_onnx.duration import seconds_of
 from ocnna_onnx.errors import DataError, ModelError, OcnnaError, UsageError
+from ocnna_onnx.model.graph import Graph
 from ocnna_onnx.model.light import light
 from ocnna_onnx.model.session import Runtime
 from ocnna_onnx.model.stamp import KEY, read_stamp
@@ -102,9 +107,6 @@ def test_it_gains_on_samples_that_are_held_out(distilled: ocnna_onnx.Distilled, 
 
 
 def test_the_test_part_that_nobody_saw_gains(distilled: ocnna_onnx.Distilled, pruned: Path) -> None:
-    from ocnna_onnx.data.open import open_data
-    from ocnna_onnx.model.graph import Graph
-
     original = onnx.load(NET)
     judged = open_data("digits", Graph(original), {}).evaluation
     assert judged is not None
@@ -175,22 +177,102 @@ def test_resumed_equals_unbroken(pruned: Path, tmp_path: Path) -> None:
     rest = ocnna_onnx.distill(NET, pruned, checkpoint=place, resume=True, **given)
     assert rest.report["distillation"]["resumed_at"] == 3
     assert rest.model.SerializeToString() == whole.model.SerializeToString()
-    assert not place.exists(), "a run that is done leaves no checkpoint"
+    assert place.exists(), "nothing is saved yet"
+    again = ocnna_onnx.distill(NET, pruned, checkpoint=place, resume=True, **given)
+    assert again.report["distillation"]["resumed_at"] == 8
+    assert again.model.SerializeToString() == whole.model.SerializeToString()
+    rest.save(tmp_path / "out.onnx")
+    assert not place.exists(), "a run that is saved leaves no checkpoint"
+
+
+def command(pruned: Path, out: Path, *more: str) -> Result:
+    arguments = ["distill", str(NET), str(pruned), str(out), "--data", "digits", "--samples", "300", *more]
+    return CliRunner().invoke(main, [*arguments, "--steps", "6", "--threads", "1"])
+
+
+def press_ctrl_c(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    monkeypatch.setattr("ocnna_onnx.cli.distill.progress_bar", lambda quiet: nullcontext(interrupting(step)))
 
 
 def test_ctrl_c_writes_the_best_so_far_and_ends_with_130(
     pruned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from contextlib import nullcontext
-
-    monkeypatch.setattr("ocnna_onnx.cli.distill.progress_bar", lambda quiet: nullcontext(interrupting(2)))
+    press_ctrl_c(monkeypatch, 2)
     out = tmp_path / "out.onnx"
-    arguments = ["distill", str(NET), str(pruned), str(out), "--data", "digits", "--samples", "300"]
-    done = CliRunner().invoke(main, [*arguments, "--steps", "6", "--threads", "1"])
+    done = command(pruned, out)
     assert done.exit_code == 130, done.output
     assert "2 of 6 steps" in done.output
     assert only_values(onnx.load(pruned), light(onnx.load(out))) is not None
     assert out.with_name("out.onnx.checkpoint").exists()
+
+
+def test_ctrl_c_spares_pruned_where_it_is_to_be_replaced(
+    pruned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = tmp_path / "one.onnx", tmp_path / "two.onnx"
+    for path in (one, two):
+        path.write_bytes(pruned.read_bytes())
+    assert command(one, one, "--overwrite").exit_code == 0
+    with monkeypatch.context() as patch:
+        press_ctrl_c(patch, 2)
+        done = command(two, two, "--overwrite")
+    assert done.exit_code == 130, done.output
+    assert f"{two} is as it was" in done.output
+    assert two.read_bytes() == pruned.read_bytes()
+    rest = command(two, two, "--overwrite", "--resume")
+    assert rest.exit_code == 0, rest.output
+    assert two.read_bytes() == one.read_bytes()
+    assert not two.with_name("two.onnx.checkpoint").exists()
+
+
+def test_a_result_that_could_not_be_written_is_not_lost(
+    pruned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*given: Any) -> int:
+        raise UsageError("out.onnx: cannot be written (No space left on device)")
+
+    out = tmp_path / "out.onnx"
+    with monkeypatch.context() as patch:
+        patch.setattr("ocnna_onnx.distilling.save_beside", full)
+        assert command(pruned, out).exit_code == 2
+    done = command(pruned, out, "--resume")
+    assert done.exit_code == 0, done.output
+    assert out.exists()
+    assert not out.with_name("out.onnx.checkpoint").exists()
+
+
+def test_a_checkpoint_that_cannot_be_written_is_a_note(
+    pruned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*given: Any) -> None:
+        raise UsageError("checkpoint: cannot be written (No space left on device)")
+
+    monkeypatch.setattr("ocnna_onnx.distillation.checkpoint.write_atomically", full)
+    found = ocnna_onnx.distill(NET, pruned, steps=2, samples=300, checkpoint=tmp_path / "checkpoint", **COMMON)
+    assert found.report["distillation"]["done"] == 2
+    assert not found.resumable
+    assert any("No space left" in w for w in found.report["warnings"])
+
+
+@pytest.mark.parametrize("what", "folder original pruned out plan data report".split())
+def test_a_checkpoint_has_a_place_of_its_own(pruned: Path, tmp_path: Path, what: str) -> None:
+    names = {n: tmp_path / n for n in "original pruned out plan data report".split()}
+    for name in ("original", "plan", "data"):
+        names[name].write_bytes(NET.read_bytes())
+    names["pruned"].write_bytes(pruned.read_bytes())
+    place = names.get(what, tmp_path / "missing" / "checkpoint")
+    arguments = ["distill", *(str(names[n]) for n in ("original", "pruned", "out"))]
+    for name in ("plan", "data", "report"):
+        arguments += [f"--{name}", str(names[name])]
+    done = CliRunner().invoke(main, [*arguments, "--checkpoint", str(place)])
+    assert done.exit_code == 2, done.output
+    assert len(done.output.splitlines()) == 1
+    assert str(place.parent if what == "folder" else place) in done.output
+    if what not in ("out", "report"):
+        with pytest.raises(UsageError, match="no such folder" if what == "folder" else "is read by this run"):
+            ocnna_onnx.distill(
+                names["original"], names["pruned"], data=str(names["data"]), plan=names["plan"], checkpoint=place
+            )
 
 
 @pytest.mark.parametrize("rate", [0.1, 1e6])
@@ -290,6 +372,38 @@ def test_values_go_there_and_back(name: str) -> None:
     np.testing.assert_allclose(found, run_model(with_values(model, values), {"x": x})["y"], rtol=1e-4, atol=1e-4)
 
 
+COMPUTED = {
+    "Gemm of Mul": ("k = Mul(f, s) y = Gemm<transB=1>(h, k, g)", "float[5,8] f, float[5] g, float[1] s"),
+    "Gemm of Reshape": (
+        "o = Constant<value=int64[2] {5,8}>() k = Reshape(f, o) y = Gemm<transB=1>(h, k, g)",
+        "float[40] f, float[5] g",
+    ),
+    "Gemm of Cast": ("k = Cast<to=1>(f) y = Gemm<transB=1>(h, k, g)", "float16[5,8] f, float[5] g"),
+    "Conv of Mul": (
+        "k = Mul(f, s) u = Conv(q, k) v = GlobalAveragePool(u) y = Flatten(v)",
+        "float[5,8,1,1] f, float[1] s",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", COMPUTED)
+def test_a_weight_that_the_graph_computes_stays_as_it_is(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "better", lambda *verdicts: True)  # it is about what is written, not about a gain
+    model = small(*COMPUTED[name])
+    cut = ocnna_onnx.prune(model, data=images(), criterion="l2", ratio=0.5, repair="none", threads=1)
+    found = ocnna_onnx.distill(model, cut.model, data=images(), steps=3, threads=1)
+    assert found.report["distillation"]["taken"] > 0
+    before, after = tensors(cut.model), tensors(found.model)
+    assert (before["f"] == after["f"]).all()
+    assert (before["w1"] != after["w1"]).any()
+
+
+def test_a_weight_that_another_is_computed_from_stays_as_it_is() -> None:
+    nodes = "k = Mul(f, s) m = Gemm<transB=1>(h, k, g) j = Gemm<transB=1>(h, f) y = Add(m, j)"
+    model = small(nodes, "float[5,8] f, float[5] g, float[1] s")
+    assert set(bridged(model).weights) == {"w0", "b0", "w1", "g"}
+
+
 def test_a_weight_that_is_read_twice_has_the_sum_of_both_gradients() -> None:
     model = small(*NETS["a matrix read as it is and transposed"])
     bridge = bridged(model)
@@ -360,6 +474,56 @@ def test_views_move_and_mirror_and_blend_what_is_there() -> None:
     assert mixed.max() <= x.max()
     assert ways_of("auto", frozenset(("shift",))) == {"shift"}
     assert ways_of("none", frozenset(("shift",))) == frozenset()
+
+
+def shots(kind: str = "float", inputs: str = "x") -> tuple[onnx.ModelProto, dict[str, Array]]:
+    """A net for pictures [N, 3, 16, 16] at each input, and samples for it."""
+    names = inputs.split()
+    declared = ", ".join(f"{kind}[N,3,16,16] {n}" for n in names)
+    total = "t = Cast<to=1>(x)" if len(names) == 1 else "u = Add(x, z) t = Cast<to=1>(u)"
+    model = build(f"""g ({declared}) => (float[N,5] y) <float[8,3,3,3] w0, float[6,8,1,1] w1, float[5,6] f> {{
+        {total} a = Conv<pads=[1,1,1,1]>(t, w0) r = Relu(a) c = Conv(r, w1) q = Relu(c)
+        p = GlobalAveragePool(q) h = Flatten(p) y = Gemm<transB=1>(h, f) }}""")
+    made = images(32, (3, 16, 16))
+    data = made if kind == "float" else np.clip(made * 40 + 128, 0, 255).astype(np.uint8)
+    return model, dict.fromkeys(names, data)
+
+
+@pytest.mark.parametrize(
+    ("kind", "inputs", "named", "text"),
+    [("uint8", "x", "shift,mix", "augment mix.*uint8"), ("float", "x z", "shift", "augment shift: 2 inputs")],
+)
+def test_views_that_are_named_and_cannot_be_had_are_told(kind: str, inputs: str, named: str, text: str) -> None:
+    model, data = shots(kind, inputs)
+    cut = ocnna_onnx.prune(model, data=data, criterion="l2", ratio=0.5, repair="none", threads=1).model
+    given: dict[str, Any] = {"data": data, "steps": 1, "threads": 1}
+    with pytest.raises(UsageError, match=text):
+        ocnna_onnx.distill(model, cut, augment=named, **given)
+    found = ocnna_onnx.distill(model, cut, **given)
+    assert found.report["distillation"]["augment"] == (["shift"] if inputs == "x" else [])
+
+
+def test_the_layout_says_which_input_takes_pictures() -> None:
+    model, data = shots()
+    split = split_of(open_data(data, Graph(model), {}), False)
+    shape = {"x": (4, 3, 16, 16)}
+    views = {w: views_of(Graph(model), shape, split, Recipe(), w) for w in ("auto", "NCHW", "NHWC")}
+    assert views["auto"] == views["NCHW"] is not None
+    assert views["NHWC"] is None
+    with pytest.raises(UsageError, match="no input takes pictures"):
+        views_of(Graph(model), shape, split, Recipe(augment="flip"), "NHWC")
+
+
+def test_a_net_beyond_the_limit_of_protobuf_is_refused_at_once(pruned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = sum(4 * int(np.prod(t.dims)) for t in onnx.load(NET).graph.initializer)
+    monkeypatch.setattr("ocnna_onnx.distillation.asked.PROTOBUF_LIMIT", weights - 100)
+    with pytest.raises(ModelError, match="GB of weights"):
+        ocnna_onnx.distill(NET, pruned, steps=1, **COMMON)
+
+
+def test_what_is_no_number_is_null_in_the_report() -> None:
+    found = to_json(Closeness(float("inf"), float("nan"), 0.5))
+    assert json.loads(json.dumps(found, allow_nan=False)) == {"error": None, "agreement": None, "accuracy": 0.5}
 
 
 def test_times() -> None:

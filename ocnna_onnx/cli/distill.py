@@ -9,7 +9,6 @@ from typing import Any
 
 import click
 
-from ..errors import UsageError
 from .options import (
     FILE,
     data_options,
@@ -77,11 +76,9 @@ def distill_command(
 
     Needs `pip install 'ocnna-onnx[distill]'`. Ctrl-C writes the best so far and ends with code 130; --resume goes on.
     """
-    check_targets(pruned, out, overwrite, report_out, plan=plan, data=shared["data"])
-    check_targets(original, None, False, out, report_out, plan=plan)
     place = out.with_name(f"{out.name}.checkpoint") if checkpoint is None else checkpoint
-    if place.resolve() in (p.resolve() for p in (original, pruned, out)):
-        raise UsageError(f"{place}: is read or written by this run; choose another --checkpoint")
+    check_targets(pruned, out, overwrite, report_out, place, plan=plan, data=shared["data"])
+    check_targets(original, None, False, out, report_out, place, plan=plan)
     from ..distilling import distill
     from ..report.tables import print_distilled
 
@@ -101,12 +98,17 @@ def distill_command(
         )
     for warning in () if quiet else found.report["warnings"]:
         click.echo(f"note: {warning}", err=True)
-    found.save(out, overwrite=True)
+    # A resumed run starts from PRUNED as it was; the best so far is in the checkpoint.
+    spared = found.interrupted and found.resumable and out.exists() and out.samefile(pruned)
+    if not spared:
+        found.save(out, overwrite=True)
     write_json(report_out, found.report)
     if as_json:
         click.echo(json.dumps(found.report, allow_nan=False, default=str))
     elif not quiet:
-        print_distilled(found.report, str(out))
+        print_distilled(found.report, "nothing" if spared else str(out))
     if found.interrupted:
-        click.echo(f"interrupted: the best so far was written; go on with --resume ({place})", err=True)
+        done = f"{out} is as it was, since --resume starts from it" if spared else "the best so far was written"
+        further = f"go on with --resume ({place})" if found.resumable else "there is no checkpoint to go on from"
+        click.echo(f"interrupted: {done}; {further}", err=True)
         sys.exit(130)

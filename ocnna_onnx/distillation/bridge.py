@@ -91,7 +91,7 @@ class Bridge:
 
 def cross(net: Plain, taps: Sequence[str] = (), train: bool = False) -> Bridge:
     """The net as a torch module that returns the model's outputs, then the tensors `taps`. train: whether its weights
-    are to be trained (initializers that operators of TRAINED read, and nothing else does).
+    are to be trained (those that the file stores, and operators of TRAINED read, and nothing else does).
 
     Raises UsageError without the extra, ModelError with the operator where one does not convert.
     """
@@ -188,7 +188,7 @@ def _trainable(bridge: Bridge, net: Plain, torch: Any) -> Bridge:
         for node in net.model.graph.node
         for k, name in enumerate(node.input)
         if name in stored and (k not in TRAINED.get(node.op_type, ()) or _is_arithmetic(node, stored[name]))
-    } | {name for name, value in stored.items() if value.dtype != np.float32}
+    } | {name for name, value in stored.items() if value.dtype != np.float32 or name not in net.own}
     for call in [n for n in module.graph.nodes if n.op == "call_module"]:
         node = nodes[str(call.target)]
         own = module.get_submodule(str(call.target))

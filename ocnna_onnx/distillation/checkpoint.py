@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, UsageError
-from ..model.save import write_atomically
+from ..model.save import check_target, write_atomically
 from ..report.fidelity import Closeness
 from .judging import to_json
 from .loop import Nets, State
@@ -18,8 +18,19 @@ from .optimizing import Optimizer
 SCHEMA = 1
 
 
+def check_place(path: Path, resume: bool, read: Iterable[Path]) -> None:
+    """Refuse a checkpoint that cannot be written, is one of the files that are read, or is not there to resume, before
+    any work is done. Raises UsageError."""
+    check_target(path, None, False, "checkpoint")
+    if any(f.resolve() == path.resolve() or (f.exists() and path.exists() and path.samefile(f)) for f in read):
+        raise UsageError(f"{path}: is read by this run; choose another checkpoint")
+    if resume and not path.exists():
+        raise UsageError(f"{path}: no such checkpoint; nothing to resume")
+
+
 def write(path: Path, about: dict[str, Any], content: dict[str, Any]) -> None:
-    """about: what the run is of (JSON), by which it is recognised. content: tensors and plain numbers."""
+    """about: what the run is of (JSON), by which it is recognised. content: tensors and plain numbers. Raises
+    UsageError where it cannot be written; an earlier one stays then."""
     import torch
 
     held = io.BytesIO()

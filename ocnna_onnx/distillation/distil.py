@@ -12,6 +12,7 @@ import onnx
 
 from .. import __version__
 from ..calibrate.stream import batch_size
+from ..errors import UsageError
 from ..model.session import Runtime
 from ..model.stamp import add_entry
 from ..repair.values import with_values
@@ -39,8 +40,10 @@ def distilled(
     """(the pruned net with the weights that do best on the samples that are held out, the starting ones included; the
     `distillation` section of a report).
 
-    checkpoint: a file to go on from, written about once a minute; with `resume` it must be there. Ctrl-C ends the
-    steps, not this function: what was best so far is returned, and the section says `interrupted`.
+    checkpoint: a file to go on from, written about once a minute and after the last step; with `resume` it must be
+    there. It stays: what comes next can fail, and whoever has saved the model removes it. Where it cannot be written,
+    the run goes on and the section says `checkpoint_error`; `resumable`: whether there is one of this run. Ctrl-C ends
+    the steps, not this function: what was best so far is returned, and the section says `interrupted`.
     Raises UsageError without the extra, ModelError where a net does not convert or differs from onnxruntime, DataError
     where the two nets do not belong together or the checkpoint is another run's.
     """
@@ -61,10 +64,17 @@ def distilled(
         resumed_at = None if content is None else state.step
         first = state.step
         looped = time.perf_counter()
+        kept: dict[str, Any] = {"resumable": content is not None, "checkpoint_error": None}
 
         def save() -> None:
-            if checkpoint is not None:
+            if checkpoint is None:
+                return
+            try:
                 files.write(checkpoint, about, files.content_of(state, nets, optimizer))
+            except UsageError as error:  # a full disk is no reason to lose the steps
+                kept["checkpoint_error"] = str(error)
+            else:
+                kept.update(resumable=True, checkpoint_error=None)
 
         settings.progress("distil", first, state.steps)
         follow(nets, state, optimizer, start, split.held.count, judged, save, lambda s: _tell(settings, s))
@@ -89,9 +99,8 @@ def distilled(
         "before": to_json(start),
         "after": to_json(state.verdict or start),
         "checks": state.checks,
+        **kept,
     }
-    if checkpoint is not None and not state.interrupted:
-        checkpoint.unlink(missing_ok=True)
     return final, section
 
 
@@ -123,7 +132,7 @@ def _tell(settings: Settings, state: State) -> None:
     last = state.checks[-1].get("averaged") if state.checks else None
     if last is not None and last["agreement"] is not None:
         told.append(f"held-out agreement {last['agreement']:.1%}")
-    elif last is not None:
+    elif last is not None and last["error"] is not None:
         told.append(f"held-out error {last['error']:.2g}")
     settings.progress(f"distil ({', '.join(told)})", state.step, state.steps)
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from math import inf, sqrt
+from math import inf, isfinite, sqrt
 from typing import Any
 
 from ..report.fidelity import Closeness
 
 
 def to_json(verdict: Closeness) -> dict[str, Any]:
-    """As in the report."""
-    return asdict(verdict)
+    """As in the report: what is no number is null, which JSON has."""
+    return {name: None if value is None or not isfinite(value) else value for name, value in asdict(verdict).items()}
 
 
 def better(one: Closeness, other: Closeness | None, start: Closeness, samples: int) -> bool:

@@ -109,7 +109,8 @@ def follow(
     progress: Callable[[State], None],
 ) -> None:
     """Take the steps that are left, in place. judge: on values of the weights; held: on how many samples. save: writes
-    a checkpoint. Ctrl-C ends it, and a loss that is no number: what was best so far stays."""
+    a checkpoint, at the end too: what follows can fail, and need not cost the run. Ctrl-C ends it, and a loss that is
+    no number: what was best so far stays."""
     import torch
 
     weights = nets.student.weights
@@ -134,7 +135,7 @@ def follow(
                 _check(nets, state, start, held, judge)
             progress(state)
             state.interrupted = stopped() and state.step < state.steps
-            if time.monotonic() - saved > SAVED_EVERY or state.interrupted:
+            if time.monotonic() - saved > SAVED_EVERY or state.interrupted or state.step == state.steps:
                 save()
                 saved = time.monotonic()
             if state.interrupted:

@@ -9,9 +9,10 @@ import numpy as np
 import onnx
 
 from ..calibrate.stream import batch_size
+from ..data.imageoptions import image_options
 from ..data.inputs import image_inputs
 from ..data.samples import Samples
-from ..errors import DataError, ModelError
+from ..errors import DataError, ModelError, UsageError
 from ..model.graph import Graph
 from ..model.light import light
 from ..model.probes import Shape
@@ -27,7 +28,7 @@ from .plain import Plain, plain
 from .recipe import BATCH, FEATURES, Recipe
 from .split import Split
 from .subject import Subject
-from .views import Views, ways_of
+from .views import Views, is_auto, ways_of
 
 EQUAL = 1e-3
 """How far a torch net may be from onnxruntime, as ‖b − a‖ / ‖a‖ of every output, before the first step."""
@@ -48,6 +49,7 @@ def nets_of(subject: Subject, split: Split, recipe: Recipe, settings: Settings) 
         raise ModelError("the model has no output of floats that a gradient could bring closer to the original's")
     batch = _batch(trace.shapes, split.fit, settings.memory)
     feeds = {n: (batch, *s[1:]) if n in split.fit.arrays else s for n, s in trace.shapes.feeds.items()}
+    views = _views(graph, feeds, split, recipe, image_options(settings.image).layout)
     values = {n: a[:1] for n, a in split.fit.arrays.items()} | dict(split.fit.fixed)
     names = [t.tensor for t in taps]
     worst = 0.0
@@ -62,7 +64,6 @@ def nets_of(subject: Subject, split: Split, recipe: Recipe, settings: Settings) 
         raise ModelError("PRUNED has no weights that a gradient could move")
     outputs = tuple(o.name for o in graph.proto.graph.output)
     loss = Loss(kinds, outputs, taps, recipe.temperature, FEATURES)
-    views = _views(graph, feeds, split, recipe)
     feeding = Feeding(split.fit, batch, views, recipe.seed)
     return Nets(student, teacher, loss, feeding, max(1, -(-BATCH // batch))), worst
 
@@ -110,14 +111,22 @@ def _difference(called: str, net: Plain, bridge: Bridge, held: Samples, batch: i
     return worst
 
 
-def _views(graph: Graph, feeds: Mapping[str, Shape], split: Split, recipe: Recipe) -> Views | None:
-    """How pictures are augmented; None where the net takes none."""
-    layout = "auto"
+def _views(graph: Graph, feeds: Mapping[str, Shape], split: Split, recipe: Recipe, layout: str) -> Views | None:
+    """How pictures are augmented; None where the net takes none. Raises UsageError where the user names what cannot be
+    done."""
     found = [i for i in image_inputs(graph, feeds, layout) if i.name in split.fit.arrays]
     default = frozenset(("shift", "flip")) if split.flips else frozenset(("shift",))
     ways = ways_of(recipe.augment, default)
-    if len(found) != 1 or not ways:
+    if not ways:
         return None
-    if found[0].dtype.kind != "f":
-        ways -= {"mix"}
+    if len(found) != 1:
+        if is_auto(recipe.augment):
+            return None
+        takes = "no input takes pictures" if not found else f"{len(found)} inputs take pictures"
+        more = "" if found else ", or say how they lie (--layout)"
+        raise UsageError(
+            f"augment {', '.join(sorted(ways))}: {takes} (pictures of one are augmented); use augment none{more}"
+        )
+    if "mix" in ways and found[0].dtype.kind != "f":
+        raise UsageError(f"augment mix: input '{found[0].name}' takes {found[0].dtype}, which cannot be blended")
     return Views(found[0], ways)

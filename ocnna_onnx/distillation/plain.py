@@ -10,7 +10,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from ..errors import ModelError
-from ..model.constants import Constants
+from ..model.constants import SHAPE_READERS, Constants
 from ..model.graph import AnyArray, Graph, attribute
 from ..model.light import Light
 from ..model.probes import Shape
@@ -32,11 +32,13 @@ WINDOWS = frozenset("Conv ConvTranspose MaxPool AveragePool LpPool".split())
 @dataclass(frozen=True)
 class Plain:
     """model: float32, for feeds of these shapes alone; node k is called `n{k}`. names: what the nodes are called in the
-    file. shapes: of every tensor."""
+    file. shapes: of every tensor. own: weights that may be trained: the file stores them (as initializers or Constant
+    nodes), and no other weight is computed from them."""
 
     model: onnx.ModelProto
     names: tuple[str, ...]
     shapes: Mapping[str, Shape]
+    own: frozenset[str]
 
 
 def plain(model: Light, feeds: Mapping[str, Shape], runtime: Runtime, values: Mapping[str, AnyArray]) -> Plain:
@@ -57,10 +59,13 @@ def plain(model: Light, feeds: Mapping[str, Shape], runtime: Runtime, values: Ma
     made.graph.name = model.proto.graph.name or "graph"
     names: list[str] = []
     read: set[str] = set(graph.outputs)
+    used: set[str] = set()  # by what is computed ahead: were they moved, it would stay behind
     for i in graph.order:
         node = graph.nodes[i]
         outputs = [n for n in node.output if n]
         if all(n in constants.ahead and n not in computed for n in outputs):
+            if node.op_type not in ("Identity", *SHAPE_READERS):
+                used.update(constants.root(n) for n in node.input)
             continue
         copy = made.graph.node.add()
         copy.CopyFrom(node)
@@ -86,7 +91,14 @@ def plain(model: Light, feeds: Mapping[str, Shape], runtime: Runtime, values: Ma
         made.graph.output.append(_declared(name, kind, shapes.shape.get(name)))
     for kind in (TensorProto.BFLOAT16, TensorProto.FLOAT16):
         made = fp32_twin(made, of=int(kind))
-    return Plain(made, tuple(names), shapes.shape)
+    return Plain(made, tuple(names), shapes.shape, _stored(graph) - used)
+
+
+def _stored(graph: Graph) -> frozenset[str]:
+    """What can be written back: initializers, and outputs of Constant nodes that hold tensors."""
+    held = ("value", "value_floats", "sparse_value")
+    nodes = (n for n in graph.nodes if n.op_type == "Constant" and any(a.name in held for a in n.attribute))
+    return frozenset((*graph.initializers, *(n.output[0] for n in nodes)))
 
 
 def _computed(graph: Graph, constants: Constants) -> frozenset[str]:

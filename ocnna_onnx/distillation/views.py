@@ -57,10 +57,15 @@ def _shifted(size: int, count: int, generator: torch.Generator, moves: bool) -> 
     return (torch.arange(size)[None] + by).clamp(0, size - 1)
 
 
+def is_auto(asked: str | Sequence[str]) -> bool:
+    """Whether the choice is left to us."""
+    return [n.strip() for n in ([asked] if isinstance(asked, str) else asked)] == ["auto"]
+
+
 def ways_of(asked: str | Sequence[str], default: frozenset[str]) -> frozenset[str]:
     """The ways that the user names (`auto`: these), with commas in between or as a sequence. Raises UsageError."""
     names = [n.strip() for n in asked.split(",")] if isinstance(asked, str) else list(asked)
-    if names == ["auto"]:
+    if is_auto(asked):
         return default
     if names in ([], ["none"], [""]):
         return frozenset()
