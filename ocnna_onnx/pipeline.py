@@ -18,7 +18,7 @@ from .criteria.scores import Scores
 from .criteria.table import parsed
 from .data.open import DEFAULT_SAMPLES
 from .data.samples import choose, probe_shapes, probe_values
-from .distillation.asked import recipe_for
+from .distillation.asked import check_size, recipe_for
 from .distillation.recipe import SAMPLES
 from .distillation.split import Split, flips_allowed, split_of
 from .errors import DataError, TargetMissed, UsageError
@@ -138,6 +138,8 @@ def prune(
     given, sensed = _given(scores, sensitivities, by_curves, criterion, normalize)
     normalize = normalize if sensed is None else sensed.normalize
     job = open_model(model, settings)
+    if recipe is not None:
+        check_size(job.loaded)
     if sensed is not None:
         sensed.check_model(job.loaded.sha256)
         job.reused.append("sensitivities")

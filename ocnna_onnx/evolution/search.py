@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..distillation.asked import recipe_for
+from ..distillation.asked import check_size, recipe_for
 from ..errors import DataError, UsageError
 from ..opened import open_model, require_free
 from ..settings import settings_of
@@ -111,6 +111,8 @@ def search(
     recipe = None if distill is None else recipe_for(distill, settings)
     state = _state(folder, resume)
     job = open_model(model, replace(settings, samples=settings.samples or SAMPLES))
+    if recipe is not None:
+        check_size(job.loaded)
     require_free(job)
     if job.samples.count < FEWEST:
         raise DataError(f"{job.samples.source}: {job.samples.count} samples; a search needs {FEWEST} at least")

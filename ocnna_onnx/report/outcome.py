@@ -61,6 +61,12 @@ class Outcome:
     reused: Sequence[str] = ()
     distillation: Mapping[str, Any] | None = None
 
+    def _judged_on(self) -> str:
+        """The samples of the agreement: the data's own test part; else all, or those that a distillation held out."""
+        if self.samples.evaluation is not None or self.distillation is None:
+            return (self.samples.evaluation or self.samples).source
+        return f"the {self.distillation['held_out']} held out"
+
     def to_json(self, version: str) -> dict[str, Any]:
         """The dictionary of report.json."""
         trace, batch, plan, rewritten = self.trace, self.trace.shapes.batch, self.plan, self.rewritten
@@ -98,7 +104,7 @@ class Outcome:
                 "preprocessing": self.samples.preprocessing,
                 "samples": self.samples.count,
                 "real": self.samples.real,
-                "evaluated_on": (self.samples.evaluation or self.samples).source,
+                "evaluated_on": self._judged_on(),
             },
             "before": before,
             "after": after,

@@ -197,7 +197,8 @@ def _distilled(found: dict[str, Any]) -> str:
     if before["agreement"] is not None:
         held = f"agreement {before['agreement']:.2%} → {after['agreement']:.2%}"
     else:
-        held = f"squared error {before['error']:.3g} → {after['error']:.3g}"
+        told = ["not finite" if v["error"] is None else f"{v['error']:.3g}" for v in (before, after)]
+        held = f"squared error {told[0]} → {told[1]}"
     text += f"; on {found['held_out']} held out: {held}"
     text += "; then the loss was no number any more" if found["diverged"] else ""
     return text + (
