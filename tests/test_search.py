@@ -375,6 +375,13 @@ def test_a_broken_state_is_one_line(tmp_path: Path) -> None:
         quick(folder=tmp_path, resume=True)
 
 
+def test_an_alignment_that_was_measured_stays_when_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for multiple, resume in ((2, False), (4, True)):
+        monkeypatch.setattr("ocnna_onnx.evolution.asked.measured_alignment", lambda runtime, m=multiple: m)
+        found = quick(folder=tmp_path, resume=resume, align="auto", generations=1 + resume)
+        assert found.told["options"]["align"] == 2
+
+
 def test_a_time_limit_ends_after_a_generation() -> None:
     found = quick(generations=10**6, time_limit=0.2)
     assert not found.interrupted

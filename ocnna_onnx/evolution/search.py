@@ -23,7 +23,7 @@ from .finish import finished
 from .found import Search, made
 from .front import Bar
 from .run import Run, prepared
-from .state import NAME, load_state, save_state
+from .state import NAME, begun_with, load_state, save_state
 from .workers import Work, workforce
 
 if TYPE_CHECKING:
@@ -110,6 +110,9 @@ def search(
         raise UsageError("a search judges nets by samples: give data (--data)")
     recipe = None if distill is None else recipe_for(distill, settings)
     state = _state(folder, resume)
+    if resume and state is not None and asked.align.adaptive:  # timed anew it might come out otherwise
+        then = begun_with(state).get("align")
+        asked = replace(asked, align=replace(asked.align, multiple=then)) if isinstance(then, int) else asked
     job = open_model(model, replace(settings, samples=settings.samples or SAMPLES))
     if recipe is not None:
         check_size(job.loaded)

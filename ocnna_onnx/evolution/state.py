@@ -20,6 +20,9 @@ SCHEMA = 1
 
 NAME = "search.npz"
 
+BROKEN = (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error)
+"""What numpy and json raise of files that are no state."""
+
 
 def save_state(path: Path, about: Mapping[str, Any], archive: Archive) -> None:
     """about: what the run depends on. Raises UsageError where the folder cannot be written."""
@@ -39,6 +42,15 @@ def save_state(path: Path, about: Mapping[str, Any], archive: Archive) -> None:
     write_atomically(path, write)
 
 
+def begun_with(path: Path) -> Mapping[str, Any]:
+    """What the run depends on that the file is of; nothing where it cannot be read (`load_state` says why)."""
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as found:
+            return dict(json.loads(str(found["header"]))["about"])
+    except BROKEN:
+        return {}
+
+
 def load_state(path: Path, about: Mapping[str, Any]) -> Archive:
     """Raises UsageError where there is none, or where it is a run of something else; DataError where it is broken."""
     if not path.exists():
@@ -51,7 +63,7 @@ def load_state(path: Path, about: Mapping[str, Any]) -> Archive:
             worth = Worth(found["error"], found["cost"], found["stopped"])
             archive = Archive(masks, worth, found["generation"], int(header["done"]))
             schema, then = header["schema"], dict(header["about"])
-    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+    except BROKEN as error:
         raise DataError(f"{path}: not the state of a search ({error})") from error
     if schema != SCHEMA:
         raise DataError(f"{path}: schema {schema!r} is not known to this version (it knows {SCHEMA})")
