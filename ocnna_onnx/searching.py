@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -14,7 +13,8 @@ from .calibrate.stream import batch_size
 from .data.samples import Samples
 from .levels import Ways, gone_of, level, whole_cost
 from .model.light import Light
-from .model.session import open_session, run
+from .model.session import open_session
+from .model.turns import in_turns
 from .opened import Opened
 from .plan.decide import Decided
 from .plan.targets import Target
@@ -125,14 +125,8 @@ def latencies(job: Opened, small: onnx.ModelProto | Light) -> tuple[float, float
     """Median seconds of a run of the original and of the pruned model, in turns, on one sample where they allow it."""
     one_sample = job.samples.take(np.arange(1))
     feed, _ = next(one_sample.batches(batch_size(job.trace.shapes, one_sample)))
-    seconds: tuple[list[float], list[float]] = ([], [])
     runtime = job.settings.runtime
     with open_session(job.loaded.model, runtime, True) as one, open_session(small, runtime, True) as two:
         names = [o.name for o in one.get_outputs()]
-        for k in range(LATENCY_RUNS + 2):
-            for session, times in zip((one, two), seconds, strict=True):
-                started = time.perf_counter()
-                run(session, names, feed)
-                if k > 1:
-                    times.append(time.perf_counter() - started)
-    return float(np.median(seconds[0])), float(np.median(seconds[1]))
+        before, after = in_turns((one, two), names, feed, LATENCY_RUNS)
+    return before, after

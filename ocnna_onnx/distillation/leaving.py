@@ -17,7 +17,7 @@ from ..rewrite.only import only_values
 from ..settings import Settings
 from .feeding import tensors
 from .loop import Nets, State, Values
-from .nets import EQUAL
+from .nets import EQUAL, how_far
 from .split import Split
 from .subject import Subject
 
@@ -66,8 +66,7 @@ def final_of(subject: Subject, nets: Nets, state: State, split: Split, settings:
     half = any(stored[name] != np.float32 for name in state.best)
     limit = EQUAL_HALF if half else EQUAL
     for name in names:
-        a, b = wanted[name].astype(np.float64), found[name].numpy().astype(np.float64)
-        off = float(np.linalg.norm(b - a) / max(float(np.linalg.norm(a)), 1e-30))
+        off = how_far(wanted[name], found[name].numpy())
         if not off <= limit:
             raise ProofFailed(
                 f"the distilled file differs from the student at output '{name}' by {off:.1e} (limit {limit:g}): "

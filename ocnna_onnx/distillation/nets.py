@@ -13,7 +13,7 @@ from ..data.imageoptions import image_options
 from ..data.inputs import image_inputs
 from ..data.samples import Samples
 from ..errors import DataError, ModelError, UsageError
-from ..model.graph import Graph
+from ..model.graph import AnyArray, Graph
 from ..model.light import light
 from ..model.probes import Shape
 from ..model.session import Runtime, open_session, run
@@ -100,8 +100,7 @@ def _difference(called: str, net: Plain, bridge: Bridge, held: Samples, batch: i
         found = dict(zip(bridge.outputs, bridge(tensors(feed)), strict=True))
     worst = 0.0
     for name in names:
-        a, b = wanted[name].astype(np.float64), found[name].numpy().astype(np.float64)
-        off = float(np.linalg.norm(b - a) / max(float(np.linalg.norm(a)), 1e-30)) if a.shape == b.shape else np.inf
+        off = how_far(wanted[name], found[name].numpy())
         if not off <= EQUAL:
             raise ModelError(
                 f"{called} as a PyTorch net differs from onnxruntime at output '{name}' by {off:.1e} "
@@ -109,6 +108,14 @@ def _difference(called: str, net: Plain, bridge: Bridge, held: Samples, batch: i
             )
         worst = max(worst, off)
     return worst
+
+
+def how_far(a: AnyArray, b: AnyArray) -> float:
+    """‖b − a‖ / ‖a‖; inf where they differ in shape."""
+    if a.shape != b.shape:
+        return np.inf
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    return float(np.linalg.norm(b - a) / max(float(np.linalg.norm(a)), 1e-30))
 
 
 def _views(graph: Graph, feeds: Mapping[str, Shape], split: Split, recipe: Recipe, layout: str) -> Views | None:

@@ -3,7 +3,6 @@ mask, opened in memory and run on the samples."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,6 +19,7 @@ from ..errors import UsageError
 from ..model.graph import AnyArray
 from ..model.light import Light, light
 from ..model.session import Runtime, open_session, run
+from ..model.turns import in_turns
 from ..repair.refit import refitted
 from ..report.evaluate import Kind, kind_of, of_samples, usable_labels
 from ..rewrite.constants import cut_array, operand_cuts
@@ -280,15 +280,9 @@ def _latency(evaluator: Evaluator, small: Light) -> float:
     one = evaluator.judge.samples.take(np.arange(1))
     feed, _ = next(one.batches(batch_size(evaluator.trace.shapes, one)))
     names = [w.output for w in evaluator.judge.wanted]
-    seconds: tuple[list[float], list[float]] = ([], [])
     with (
-        open_session(evaluator.trace.graph.model, evaluator.runtime, True) as before,
-        open_session(small, evaluator.runtime, True) as after,
+        open_session(evaluator.trace.graph.model, evaluator.runtime, True) as one,
+        open_session(small, evaluator.runtime, True) as two,
     ):
-        for k in range(RUNS + 2):
-            for session, times in zip((before, after), seconds, strict=True):
-                started = time.perf_counter()
-                run(session, names, feed)
-                if k > 1:
-                    times.append(time.perf_counter() - started)
-    return float(np.median(seconds[1]) / np.median(seconds[0]))
+        before, after = in_turns((one, two), names, feed, RUNS)
+    return after / before
