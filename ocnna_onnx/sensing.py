@@ -3,7 +3,7 @@ samples, and its outputs are compared with the original's (METHODS.md §5)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -12,11 +12,10 @@ from .calibrate.readers import Readings, covariances, readers
 from .calibrate.stream import batch_size
 from .data.samples import Samples
 from .measuring import watch
-from .model.graph import AnyArray
-from .model.light import Light, light
+from .model.light import Light, light, placed
 from .plan.allocate import Curve, curve_of
 from .plan.sensitivities import Cuts, order_of
-from .repair.refit import refitted
+from .repair.refit import all_refitted
 from .report.fidelity import squared_error
 from .settings import Settings
 from .trace.groups import Group
@@ -54,7 +53,6 @@ def damages(
         batch = batch_size(trace.shapes, held_out)
         distance = squared_error(trace.graph.model, held_out, batch, runtime, settings.memory)
     base = light(trace.graph.model)
-    weights = {name: trace.graph.array(name) for name in trace.graph.initializers}
     start = distance(base)
     found: list[Cuts] = []
     for number, group in enumerate(groups):
@@ -68,9 +66,9 @@ def damages(
         damage = []
         for n in at:
             gone = ~trace.keep_units(order[:n])
-            changed = _changed(trace, seen, gone, weights)
-            edited = Light(base.proto, {**base.weights, **{k: v for k, v in changed.items() if k in base.weights}})
-            damage.append(max(0.0, distance(_with_small(edited, changed)) - start))
+            changed = all_refitted(trace.graph, seen.readers, seen.covariances, gone)
+            inline = any(name not in base.weights for name in changed)
+            damage.append(max(0.0, distance(placed(light(base) if inline else base, changed)) - start))
         found.append(tuple(zip(at, damage, strict=True)))
     progress(len(groups), len(groups))
     return found
@@ -83,32 +81,6 @@ def curve(group: Group, score: FloatArray, cuts: Cuts, step: int) -> Curve:
         return Curve(order, np.zeros(1), len(group.classes), step)
     at, damage = [n for n, _ in cuts], [d for _, d in cuts]
     return curve_of(order, len(group.classes), at, damage, _shape(score, order), step)
-
-
-def _changed(
-    trace: Trace, seen: Readings, gone: npt.NDArray[np.bool_], weights: Mapping[str, AnyArray]
-) -> dict[str, AnyArray]:
-    changed: dict[str, AnyArray] = {}
-    for reader, covariance in zip(seen.readers, seen.covariances, strict=True):
-        if gone[reader.units].any():
-            name = trace.graph.nodes[reader.map.node].input[reader.map.weight]
-            if name in trace.graph.initializers:
-                changed.update(refitted(trace.graph, reader, covariance, gone, {**weights, **changed}))
-    return changed
-
-
-def _with_small(model: Light, changed: Mapping[str, AnyArray]) -> Light:
-    """Initializers that lie in the protobuf itself are changed there."""
-    from onnx import numpy_helper
-
-    inline = {n: a for n, a in changed.items() if n not in model.weights}
-    if not inline:
-        return model
-    copy = light(model)
-    for tensor in copy.proto.graph.initializer:
-        if tensor.name in inline:
-            tensor.CopyFrom(numpy_helper.from_array(inline[tensor.name], tensor.name))
-    return copy
 
 
 def _shape(score: FloatArray, order: npt.NDArray[np.int64]) -> FloatArray:

@@ -5,10 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-from onnx import numpy_helper
 from threadpoolctl import threadpool_limits
 
 from ..calibrate.covariance import Covariance, Settled
@@ -17,14 +15,14 @@ from ..calibrate.stream import batch_size
 from ..data.samples import Samples
 from ..errors import UsageError
 from ..model.graph import AnyArray
-from ..model.light import Light, light
+from ..model.light import Light, light, placed
 from ..model.session import Runtime, open_session, run
 from ..model.turns import in_turns
-from ..repair.refit import refitted
+from ..repair.refit import all_refitted
 from ..report.evaluate import Kind, kind_of, of_samples, usable_labels
 from ..rewrite.constants import cut_array, operand_cuts
 from ..rewrite.rewrite import Rewritten, rewrite
-from ..trace.labels import BoolArray, IntArray
+from ..trace.labels import IntArray
 from ..trace.types import Trace
 from .front import Bar
 
@@ -182,38 +180,9 @@ def candidate(evaluator: Evaluator, removed: IntArray) -> Light:
     small = light(rewritten.model)
     if keep.all() or evaluator.repair == "none":
         return small
-    return _with(small, _cut(trace, rewritten, _refitted(evaluator, ~keep)))
-
-
-def _refitted(evaluator: Evaluator, gone: BoolArray) -> dict[str, AnyArray]:
-    """New values of initializers, in their full shapes."""
-    graph = evaluator.trace.graph
-    changed: dict[str, AnyArray] = {}
-    stored = _Stored(evaluator.trace, changed)
     weightless = evaluator.repair != "least-squares"
-    for reader, settled in zip(evaluator.readers, evaluator.seen, strict=True):
-        if gone[reader.units].any():
-            changed.update(refitted(graph, reader, settled, gone, stored, weightless))
-    return changed
-
-
-class _Stored(Mapping[str, AnyArray]):
-    """Initializers by name, as they are by now; read from the model only when they are asked for."""
-
-    def __init__(self, trace: Trace, changed: Mapping[str, AnyArray]) -> None:
-        self._graph, self._changed = trace.graph, changed
-
-    def __getitem__(self, name: str) -> AnyArray:
-        return self._changed[name] if name in self._changed else self._graph.array(name)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._graph.initializers
-
-    def __iter__(self) -> Any:
-        return iter(self._graph.initializers)
-
-    def __len__(self) -> int:
-        return len(self._graph.initializers)
+    changed = all_refitted(trace.graph, evaluator.readers, evaluator.seen, ~keep, weightless)
+    return placed(small, _cut(trace, rewritten, changed))
 
 
 def _cut(trace: Trace, rewritten: Rewritten, values: Mapping[str, AnyArray]) -> dict[str, AnyArray]:
@@ -225,14 +194,6 @@ def _cut(trace: Trace, rewritten: Rewritten, values: Mapping[str, AnyArray]) -> 
         if name in values:
             found[stored[trace.graph.names[node], i]] = cut_array(values[name], axes)
     return found
-
-
-def _with(model: Light, values: Mapping[str, AnyArray]) -> Light:
-    """The same net with other weights. model: free to be edited."""
-    for tensor in model.proto.graph.initializer:
-        if tensor.name in values and tensor.name not in model.weights:
-            tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values[tensor.name]), tensor.name))
-    return Light(model.proto, {n: values.get(n, a) for n, a in model.weights.items()})
 
 
 def _judged(evaluator: Evaluator, small: Light, cost: float, limit: float) -> Fitness:

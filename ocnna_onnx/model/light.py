@@ -54,6 +54,15 @@ class Light:
         return found
 
 
+def placed(model: Light, values: Mapping[str, AnyArray]) -> Light:
+    """The same net with other values of initializers; small ones are written into its proto, which must be free to be
+    edited where there are any."""
+    for tensor in model.proto.graph.initializer:
+        if tensor.name in values and tensor.name not in model.weights:
+            tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values[tensor.name]), tensor.name))
+    return Light(model.proto, {n: values.get(n, a) for n, a in model.weights.items()})
+
+
 def light(model: onnx.ModelProto | Light, outputs: Sequence[str] | None = None) -> Light:
     """The model without the bytes of its weights. outputs: the tensors it is to return, instead of its own outputs.
 

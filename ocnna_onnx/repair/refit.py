@@ -3,7 +3,7 @@ needs no run, for measuring what a cut would do."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -65,3 +65,39 @@ def refitted(
         per_output = shift.reshape(len(centred), -1, outputs).sum(axis=1)  # of all taps, where they are apart
         found[slot.name] = slot.moved(bias, per_output)
     return found
+
+
+def all_refitted(
+    graph: Graph,
+    readers: Sequence[Reader],
+    covariances: Sequence[Covariance | Settled],
+    gone: BoolArray,
+    weightless: bool = False,
+) -> dict[str, AnyArray]:
+    """The same for every reader of what goes, whose weight is stored; one that several read is refitted one after the
+    other."""
+    changed: dict[str, AnyArray] = {}
+    stored = _Stored(graph, changed)
+    for reader, covariance in zip(readers, covariances, strict=True):
+        if gone[reader.units].any() and graph.nodes[reader.map.node].input[reader.map.weight] in stored:
+            changed.update(refitted(graph, reader, covariance, gone, stored, weightless))
+    return changed
+
+
+class _Stored(Mapping[str, AnyArray]):
+    """Initializers by name, as they are by now; read from the model only when they are asked for."""
+
+    def __init__(self, graph: Graph, changed: Mapping[str, AnyArray]) -> None:
+        self._graph, self._changed = graph, changed
+
+    def __getitem__(self, name: str) -> AnyArray:
+        return self._changed[name] if name in self._changed else self._graph.array(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._graph.initializers
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._graph.initializers)
+
+    def __len__(self) -> int:
+        return len(self._graph.initializers)
