@@ -237,7 +237,7 @@ def _repair_layer(job: Job, plan: _Plan) -> str:
     )
     if begins is not None and begins.stream is not None and len(begins.stream) < sight.count:
         begins = None
-    result = _rectified(job, layer, sight, offset, weight, old, result, begins)
+    result = _rectified(job, layer, sight, offset, weight, old, result, begins, (seen, held_out))
     reason = _accept(job, layer, sight.stored(result.weight, value), (result.bias - old).reshape(-1))
     if not reason and plan.front is not None and job.method == "least-squares":
         _together(job, plan, sight, begins, (result.bias - old).reshape(-1))
@@ -254,13 +254,14 @@ def _rectified(
     old: FloatArray,
     first: Fit,
     begins: Threshold | None,
+    known: tuple[Pairs, Pairs],
 ) -> Fit:
     """In front of a Relu once more, with targets that ask for nothing where it cuts off: one round takes most of what
-    there is to gain."""
+    there is to gain. known: moments for the first round."""
     if begins is None or first.ridge is None:
         return first
     made = (first.weight, first.bias + offset)
-    seen, held_out = _pairs(job.student, sight, offset, layer.slot is not None, (begins, made))
+    seen, held_out = _pairs(job.student, sight, offset, layer.slot is not None, (begins, made, known))
     with threadpool_limits(1, "blas"):
         second = fit(seen, held_out, weight, old)
     return second if second.ridge is not None else first
@@ -440,9 +441,10 @@ def _pairs(
     sight: _Sight,
     offset: FloatArray,
     intercept: bool,
-    relax: tuple[Threshold, tuple[FloatArray, FloatArray]] | None = None,
+    relax: tuple[Threshold, tuple[FloatArray, FloatArray], tuple[Pairs, Pairs]] | None = None,
 ) -> tuple[Pairs, Pairs]:
-    """Moments of most samples, and of those that are held out. relax: see `rectified`, and (weight, bias) so far."""
+    """Moments of most samples, and of those that are held out. relax: see `rectified`, (weight, bias) so far, and the
+    moments without it."""
     places = sight.places
     width = sight.features(slice(0, 1), np.zeros((1, 1), np.int64) if places > 1 else None).shape[2]
     each = positions_per_image(sight.count, places, width, WORK)
@@ -453,31 +455,38 @@ def _pairs(
         inputs = sight.features(part, at)
         wanted = sight.outputs(sight.target(part), at)
         if relax is not None:
-            begins, (weight, bias) = relax
+            begins, (weight, bias), _ = relax
             wanted = begins.relaxed(wanted, predicted(inputs, weight, bias), part, at)
         return inputs, wanted - fixed
 
-    return _moments(student, sight, rows, places if each is None else each, intercept)
+    return _moments(student, sight, rows, places if each is None else each, intercept, relax and relax[2])
 
 
 def _moments(
-    student: Frontier, sight: _Sight, rows: Callable[[slice], tuple[AnyArray, AnyArray]], each: int, intercept: bool
+    student: Frontier,
+    sight: _Sight,
+    rows: Callable[[slice], tuple[AnyArray, AnyArray]],
+    each: int,
+    intercept: bool,
+    known: tuple[Pairs, Pairs] | None = None,
 ) -> tuple[Pairs, Pairs]:
-    """each: rows of features per sample."""
+    """each: rows of features per sample. known: those of the same features with other targets."""
     step = max(1, ROWS // each)
 
     def part(first: int) -> slice:
         return slice(first, min(first + step, sight.count))
 
-    first_x, first_y = rows(part(0))
-    empty = pilot(first_x, first_y, intercept)
+    if known is None:
+        empty = pilot(*rows(part(0)), intercept)
+    else:
+        empty = Pairs(0, intercept, known[0].pilot_x, known[0].pilot_y)
 
     def moments(first: int) -> tuple[Pairs, Pairs]:
         now = part(first)
         inputs, wanted = rows(now)
         samples = student.is_late(sight.map.tensor, np.arange(now.start, now.stop), HELD_OUT)
         late = np.repeat(samples, inputs.shape[1] // len(samples))
-        both = [empty.of(inputs[:, m], wanted[:, m]) if m.any() else empty for m in (~late, late)]
+        both = [empty.of(inputs[:, m], wanted[:, m], known is None) if m.any() else empty for m in (~late, late)]
         return both[0], both[1]
 
     seen, held_out = empty, empty
@@ -485,6 +494,8 @@ def _moments(
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(workers(student.runtime)) as pool:
         for a, b in pool.map(moments, range(0, sight.count, step)):
             seen, held_out = seen.plus(a), held_out.plus(b)
+    if known is not None:
+        return seen.with_features(known[0]), held_out.with_features(known[1])
     return seen, held_out
 
 

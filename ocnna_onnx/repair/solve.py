@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -33,8 +33,9 @@ class Pairs:
     xy: FloatArray = field(default_factory=lambda: np.zeros(0))
     yy: FloatArray = field(default_factory=lambda: np.zeros(0))
 
-    def of(self, x: AnyArray, y: AnyArray) -> Pairs:
-        """Those of further rows, around the same pilots. Products in float32, sums in float64."""
+    def of(self, x: AnyArray, y: AnyArray, alone: bool = True) -> Pairs:
+        """Those of further rows, around the same pilots. Products in float32, sums in float64. alone: with the moments
+        of x itself; without them see `with_features`."""
         x, y = x - self.pilot_x, y - self.pilot_y
         across = x.transpose(0, 2, 1)
         return Pairs(
@@ -42,12 +43,16 @@ class Pairs:
             self.intercept,
             self.pilot_x,
             self.pilot_y,
-            np.asarray(x.sum(axis=1, dtype=np.float64)),
+            np.asarray(x.sum(axis=1, dtype=np.float64)) if alone else np.zeros(0),
             np.asarray(y.sum(axis=1, dtype=np.float64)),
-            np.asarray(across @ x, np.float64),
+            np.asarray(across @ x, np.float64) if alone else np.zeros(0),
             np.asarray(across @ y, np.float64),
             np.einsum("gro,gro->go", y, y, dtype=np.float64),
         )
+
+    def with_features(self, other: Pairs) -> Pairs:
+        """With the moments of x of `other`, which saw the same rows with other targets, around the same pilots."""
+        return replace(self, x=other.x, xx=other.xx)
 
     def plus(self, other: Pairs) -> Pairs:
         """Both together."""
