@@ -19,7 +19,8 @@ from ocnna_onnx.errors import ModelError
 from ocnna_onnx.model.graph import Graph
 from ocnna_onnx.model.session import Runtime
 from ocnna_onnx.opened import Opened, open_model
-from ocnna_onnx.repair import channelmap, frontier, refit, repair, solve
+from ocnna_onnx.repair import bychannels, channelmap, frontier, moments, refit, repair, solve
+from ocnna_onnx.repair import job as on_its_way
 from ocnna_onnx.repair.repair import Repaired, with_values
 from ocnna_onnx.repair.shelf import Shelf
 from ocnna_onnx.report.evaluate import evaluate
@@ -56,7 +57,8 @@ def repaired(job: Opened, rewritten: Rewritten, memory: int = MEMORY, threads: i
 
 def exact(monkeypatch: pytest.MonkeyPatch) -> None:
     """Least squares on all samples, without shrinking."""
-    monkeypatch.setattr(repair, "HELD_OUT", 1 << 20)
+    for module in (moments, bychannels, repair):
+        monkeypatch.setattr(module, "HELD_OUT", 1 << 20)
     monkeypatch.setattr(solve, "CAUTIOUS", 1e-10)
 
 
@@ -401,7 +403,7 @@ def test_a_repair_that_makes_the_outputs_worse_is_not_taken(monkeypatch: pytest.
 
 def test_weights_out_of_proportion_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     job, rewritten = pruned(FORMS["Conv"][0], images())
-    monkeypatch.setattr(repair, "GROWTH", 1e-3)
+    monkeypatch.setattr(on_its_way, "GROWTH", 1e-3)
     found = repaired(job, rewritten)
     assert not found.values
     assert "proportion" in found.notes[0]
