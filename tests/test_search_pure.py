@@ -18,6 +18,7 @@ from ocnna_onnx.evolution.evolve import (
     start,
     without_original,
 )
+from ocnna_onnx.evolution.fitness import Wanted
 from ocnna_onnx.evolution.front import Bar, hypervolume, named, non_dominated
 from ocnna_onnx.evolution.genome import Space, legal
 from ocnna_onnx.evolution.mutate import expected_flips, led
@@ -217,3 +218,11 @@ def test_what_is_stopped_or_worse_than_wanted_is_never_on_the_front_but_the_unpr
     assert Archive(
         np.ones((1, 3), bool), Worth(worth.error[:1], worth.cost[:1], worth.stopped[:1]), np.zeros(1, int)
     ).front(rules).tolist() == [0]
+
+
+def test_what_a_net_is_worth_that_does_not_look() -> None:
+    classes = (np.array([0, 1, 1], np.int32), np.array([1, 2], np.int32))
+    assert Wanted("y", "top1", classes).useless == pytest.approx(0.4)
+    pixels = (np.array([[[0, 0], [0, 2]]], np.int32),)
+    assert Wanted("y", "pixel", pixels).useless == pytest.approx(0.25)
+    assert Wanted("y", "relative_l2", (np.ones((2, 3), np.float32),)).useless == 1

@@ -58,7 +58,7 @@ INTERRUPTED = 130
     "--max-error",
     type=float,
     metavar="SHARE",
-    help="Candidates with more are not wanted.  [default: half of what the original gets right must be right]",
+    help="Candidates with more are not wanted.  [default: a quarter of what the original has over chance must be left]",
 )
 @click.option("--classic", is_flag=True, help="The published scheme, without its training.")
 @click.option(

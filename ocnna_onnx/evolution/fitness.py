@@ -52,6 +52,14 @@ class Wanted:
     right: tuple[AnyArray, ...]
     labelled: bool = False
 
+    @property
+    def useless(self) -> float:
+        """The error of the best net that gives every sample (pixel) the same answer; 1 where answers are no classes."""
+        if self.kind == "relative_l2":
+            return 1.0
+        _, counts = np.unique(np.concatenate([r.reshape(-1) for r in self.right]), return_counts=True)
+        return 1 - float(counts.max() / counts.sum())
+
 
 @dataclass(frozen=True)
 class Judge:
@@ -67,6 +75,11 @@ class Judge:
     def labelled(self) -> bool:
         """Whether labels say what is right."""
         return self.wanted[0].labelled
+
+    @property
+    def useless(self) -> float:
+        """The error of a net that does not look at its input."""
+        return float(np.mean([w.useless for w in self.wanted]))
 
 
 @dataclass(frozen=True)

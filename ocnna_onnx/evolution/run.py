@@ -20,15 +20,16 @@ from ..trace.labels import BoolArray
 from .asked import Asked
 from .division import Parts, divided
 from .evolve import Rules, Worth
-from .fitness import Evaluator, Task, evaluator_of, judge_of
+from .fitness import Evaluator, Judge, Task, evaluator_of, judge_of
 from .front import Bar
 from .genome import Space, space_of
 from .seeds import Knowledge, knowledge, seeds
 from .workers import Work
 
-WANTED = 0.5
-"""Share of what the original gets right that a candidate must get right, too, to be wanted: below lies a net of no use
-to anybody, and the lightest of all is an empty one."""
+WANTED = 0.25
+"""A candidate must keep this share of what the original has over a net that does not look at its input: below lies one
+of no use to anybody, and the lightest of all is an empty one. Not more, since the repair inside the fitness is a weak
+one: the whole repair takes a net that is half right to one that is nine tenths right."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def prepared(job: Opened, asked: Asked) -> Run:
         mutation=asked.mutation,
         led=asked.led,
         wide=asked.wide,
-        worst=1 - WANTED * (1 - judge.error) if asked.worst is None else asked.worst,
+        worst=_worst(judge) if asked.worst is None else asked.worst,
     )
     return Run(
         job=job,
@@ -133,3 +134,8 @@ def prepared(job: Opened, asked: Asked) -> Run:
             asked.objective == "latency",
         ),
     )
+
+
+def _worst(judge: Judge) -> float:
+    """The error above which no candidate is wanted."""
+    return judge.error + (1 - WANTED) * max(0.0, judge.useless - judge.error)

@@ -71,10 +71,10 @@ def search(
     `none`: the unpruned net alone. repair: `least-squares` (closed form within every evaluation, the whole sequential
     repair for the three), `bias`, `moments`, `none`. align: as for `prune`. flips: `led` by the scores, or `uniform`.
     parents: from the `front`, or the `three` only. max_error: candidates with more are not wanted; by default those
-    that get less than half right of what the original gets right. classic: the published scheme, without its training:
-    uniform flips, three parents, no seeds, no repair, no alignment, 10 generations. time_limit: `10m`,
-    or seconds. distill: a time or `steps=N`, for each of the three after its repair (`ocnna_onnx.distill`). jobs:
-    processes of this machine (by default one per core; of a latency one). dask: the address of a Dask scheduler whose
+    that keep less than a quarter of what the original has over a net that always says the same. classic: the published
+    scheme, without its training: uniform flips, three parents, no seeds, no repair, no alignment, 10 generations.
+    time_limit: `10m`, or seconds. distill: a time or `steps=N`, for each of the three after its repair
+    (`ocnna_onnx.distill`). jobs: processes of this machine (by default one per core; of a latency one). dask: the address of a Dask scheduler whose
     workers evaluate instead. folder: where the state is kept after every generation; resume: go on from there. watch:
     called after every generation. common: see `ocnna_onnx.settings.Common`.
 
