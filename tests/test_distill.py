@@ -292,6 +292,7 @@ def test_a_verdict_is_better_only_where_nothing_got_worse() -> None:
     assert not better(Closeness(0.05, 0.95, 0.79), None, start, 1000), "right less often"
     assert not better(Closeness(0.05, 0.89, 0.9), None, start, 1000), "agrees less"
     assert better(Closeness(0.05, 0.949, 0.8), Closeness(0.06, 0.95, 0.8), start, 1000), "one sample decides nothing"
+    assert better(Closeness(0.05, 0.997, 0.8), Closeness(0.06, 1.0, 0.8), start, 300), "nor where nearly all agree"
     assert not better(Closeness(0.05, 0.92, 0.8), Closeness(0.06, 0.95, 0.8), start, 1000)
     assert not better(Closeness(float("nan"), 0.95, 0.8), None, start, 1000)
     assert better(Closeness(0.05, None, None), None, Closeness(0.1, None, None), 10)

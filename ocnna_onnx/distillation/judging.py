@@ -8,6 +8,9 @@ from typing import Any
 
 from ..report.fidelity import Closeness
 
+DOUBT = 2.0
+"""Standard errors. With one, a single sample would decide where nearly all agree."""
+
 
 def to_json(verdict: Closeness) -> dict[str, Any]:
     """As in the report: what is no number is null, which JSON has."""
@@ -18,7 +21,7 @@ def better(one: Closeness, other: Closeness | None, start: Closeness, samples: i
     """Whether `one` is to be taken rather than `other` (None: nothing but the start).
 
     What agrees less with the original than the start, or is right less often, never is. Among the others the higher
-    agreement counts where the two differ by more than one standard error of a share; else the lower error, which tells
+    agreement counts where the two differ by more than DOUBT standard errors of a share; else the lower error, which tells
     more than a few samples that sit on the edge between two classes.
     """
     if one.error == inf or one.error != one.error or not _holds(one, start):
@@ -26,7 +29,7 @@ def better(one: Closeness, other: Closeness | None, start: Closeness, samples: i
     against = start if other is None else other
     if one.agreement is not None and against.agreement is not None:
         share = (one.agreement + against.agreement) / 2
-        doubt = sqrt(max(share * (1 - share), 0.0) / samples)
+        doubt = DOUBT * sqrt(max(share * (1 - share), 0.0) / samples)
         if abs(one.agreement - against.agreement) > doubt:
             return one.agreement > against.agreement
     return one.error < against.error
