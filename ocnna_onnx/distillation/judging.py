@@ -21,8 +21,8 @@ def better(one: Closeness, other: Closeness | None, start: Closeness, samples: i
     """Whether `one` is to be taken rather than `other` (None: nothing but the start).
 
     What agrees less with the original than the start, or is right less often, never is. Among the others the higher
-    agreement counts where the two differ by more than DOUBT standard errors of a share; else the lower error, which tells
-    more than a few samples that sit on the edge between two classes.
+    agreement counts where the two differ by more than DOUBT standard errors of a share; else the lower error, which
+    tells more than a few samples that sit on the edge between two classes.
     """
     if one.error == inf or one.error != one.error or not _holds(one, start):
         return False
