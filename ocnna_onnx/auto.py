@@ -24,7 +24,7 @@ from .plan.costs import cost_model
 from .plan.decide import Decided, decide, ordered
 from .plan.select import Cut, FloatArray
 from .plan.targets import Target, parse_targets
-from .repair.repair import Repaired
+from .repair.job import Repaired
 from .repair.values import with_values
 from .report.fidelity import squared_error
 from .rewrite.rewrite import rewrite

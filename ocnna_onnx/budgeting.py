@@ -23,7 +23,7 @@ from .plan.costs import cost_model
 from .plan.decide import Ordered
 from .plan.sensitivities import Cuts
 from .plan.targets import Target
-from .repair.repair import Repaired
+from .repair.job import Repaired
 from .searching import Finish, drop_test, latency_test, noted, search_levels
 from .trace.labels import IntArray
 from .wishes import Met, Wishes

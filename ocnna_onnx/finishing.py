@@ -30,7 +30,7 @@ from .plan.decide import Decided
 from .plan.plan import Plan
 from .prove.inputs import Feed, random_feeds, sample_feed
 from .prove.proof import prove
-from .repair.repair import Repaired
+from .repair.job import Repaired
 from .repair.values import with_values
 from .report.evaluate import evaluate
 from .report.outcome import Outcome, Told

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from .data.samples import Samples
 from .errors import UsageError
-from .repair.repair import Repaired, repair
+from .repair.job import Repaired
+from .repair.repair import repair
 from .rewrite.rewrite import Rewritten
 from .settings import Settings
 from .trace.types import Trace

@@ -34,7 +34,7 @@ from .plan.normalize import check_normalization
 from .plan.plan import Plan, planned, removed_channels
 from .plan.select import Cut, excluded, patterns_of, unscored
 from .plan.sensitivities import Sensitivities
-from .repair.repair import Repaired
+from .repair.job import Repaired
 from .report.inspection import Inspection, inspection, wall_infos
 from .report.outcome import Told
 from .report.reach import reach

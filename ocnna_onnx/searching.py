@@ -18,7 +18,7 @@ from .model.turns import in_turns
 from .opened import Opened
 from .plan.decide import Decided
 from .plan.targets import Target
-from .repair.repair import Repaired
+from .repair.job import Repaired
 from .report.difference import difference
 from .rewrite.rewrite import rewrite
 from .trace.labels import IntArray

@@ -12,7 +12,7 @@ from .model.session import Runtime
 from .plan.align import Alignment
 from .plan.decide import Decided
 from .plan.targets import Target
-from .repair.repair import Repaired
+from .repair.job import Repaired
 from .trace.labels import IntArray
 
 

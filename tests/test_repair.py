@@ -21,8 +21,9 @@ from ocnna_onnx.model.session import Runtime
 from ocnna_onnx.opened import Opened, open_model
 from ocnna_onnx.repair import bychannels, channelmap, frontier, moments, refit, repair, solve
 from ocnna_onnx.repair import job as on_its_way
-from ocnna_onnx.repair.repair import Repaired, with_values
+from ocnna_onnx.repair.job import Repaired
 from ocnna_onnx.repair.shelf import Shelf
+from ocnna_onnx.repair.values import with_values
 from ocnna_onnx.report.evaluate import evaluate
 from ocnna_onnx.rewrite.only import only_values
 from ocnna_onnx.rewrite.rewrite import Rewritten, rewrite

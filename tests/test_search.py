@@ -153,7 +153,8 @@ def test_three_proven_nets_between_the_ends_of_the_front(vgg: tuple[Search, Path
     assert found.heavy.report["accuracy"]["after"] > 0.9
     rows = json.loads((folder / "front.json").read_text())
     assert [r["cost"] for r in rows["front"]] == sorted(r["cost"] for r in rows["front"])
-    assert all(r["removed"] > 0 and r["error"] <= 0.7 for r in rows["front"])
+    assert found.rules.worst < 0.7  # ten classes: less than a quarter of what there is over one answer for all
+    assert all(r["removed"] > 0 and r["error"] <= found.rules.worst for r in rows["front"])
     for name in THREE:
         number = rows["named"][name]["number"]
         assert rows["front"][number]["plan"] == json.loads((folder / f"{name}.plan.json").read_text())

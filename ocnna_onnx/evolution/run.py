@@ -29,7 +29,7 @@ from .workers import Work
 WANTED = 0.25
 """A candidate must keep this share of what the original has over a net that does not look at its input: below lies one
 of no use to anybody, and the lightest of all is an empty one. Not more, since the repair inside the fitness is a weak
-one: the whole repair takes a net that is half right to one that is nine tenths right."""
+one, and the whole repair that the three get brings back much of what is missing then."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from ..plan.align import Alignment
 from ..plan.decide import Decided, Ordered, ordered
 from ..plan.select import class_scores
 from ..plan.targets import parse_targets
-from ..repair.repair import Repaired
+from ..repair.job import Repaired
 from ..rewrite.rewrite import rewrite
 from ..sensing import damages
 from ..trace.labels import IntArray

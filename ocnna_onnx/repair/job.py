@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -56,11 +57,16 @@ class Job:
         """The pruned net."""
         return self.student.graph
 
+    def take(self, values: Mapping[str, AnyArray]) -> None:
+        """New values of weights, by name, for what runs from now on and for what leaves."""
+        self.student.weights.update(values)
+        self.found.values.update(values)
+
 
 @dataclass(frozen=True)
 class Plan:
-    """A layer with what it takes: of the pruned net, and of the original. own: where the features of each channel lie,
-    for layers with too many of them."""
+    """A layer with what it takes: of the pruned net, and of the original. places: where the features of each channel
+    lie, for layers with too many of them."""
 
     layer: Layer
     total: Residual | None
@@ -109,6 +115,5 @@ def accept(job: Job, layer: Layer, new: AnyArray, shift: FloatArray) -> str:
     norms = [np.linalg.norm(a.astype(np.float64)) for a in (new, student.weights[names.name], whole) if a is not None]
     if norms[0] > GROWTH * max(norms[1:]):
         return "its new weights would be out of proportion"
-    for name, value in values.items():
-        student.weights[name] = job.found.values[name] = value
+    job.take(values)
     return ""

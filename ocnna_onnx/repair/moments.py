@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -28,15 +29,25 @@ ROWS = 1 << 13
 """Rows of features at once."""
 
 
+@dataclass(frozen=True)
+class Relaxed:
+    """A second round in front of a Relu, with targets that ask for nothing where it cuts off (`rectified`). weight,
+    bias: what the first round made of the layer. known: the moments of that round."""
+
+    begins: Threshold
+    weight: FloatArray
+    bias: FloatArray
+    known: tuple[Pairs, Pairs]
+
+
 def pairs_of(
     student: Frontier,
     sight: Sight,
     offset: FloatArray,
     intercept: bool,
-    relax: tuple[Threshold, tuple[FloatArray, FloatArray], tuple[Pairs, Pairs]] | None = None,
+    relaxed: Relaxed | None = None,
 ) -> tuple[Pairs, Pairs]:
-    """Moments of most samples, and of those that are held out. relax: see `rectified`, (weight, bias) so far, and the
-    moments without it."""
+    """Moments of most samples, and of those that are held out."""
     places = sight.places
     width = sight.features(slice(0, 1), np.zeros((1, 1), np.int64) if places > 1 else None).shape[2]
     each = positions_per_image(sight.count, places, width, WORK)
@@ -46,12 +57,13 @@ def pairs_of(
         at = None if each is None else positions_of(part.start, part.stop - part.start, places, each, 0)
         inputs = sight.features(part, at)
         wanted = sight.outputs(sight.target(part), at)
-        if relax is not None:
-            begins, (weight, bias), _ = relax
-            wanted = begins.relaxed(wanted, predicted(inputs, weight, bias), part, at)
+        if relaxed is not None:
+            made = predicted(inputs, relaxed.weight, relaxed.bias)
+            wanted = relaxed.begins.relaxed(wanted, made, part, at)
         return inputs, wanted - fixed
 
-    return moments_of(student, sight, rows, places if each is None else each, intercept, relax and relax[2])
+    known = None if relaxed is None else relaxed.known
+    return moments_of(student, sight, rows, places if each is None else each, intercept, known)
 
 
 def moments_of(

@@ -3,7 +3,7 @@ fitted on what reaches it now, after all repairs in front of it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,7 @@ from .frontier import frontier
 from .job import Job, Plan, Repaired, accept
 from .judge import how_much_worse
 from .layers import Layer, find_layers, notes_of, pruned_constants, pruned_shapes
-from .moments import HELD_OUT, energy_of, pairs_of
+from .moments import HELD_OUT, Relaxed, energy_of, pairs_of
 from .rectified import Threshold, scale_behind, threshold
 from .residual import affine
 from .sight import Sight, explains, target_of
@@ -173,8 +173,8 @@ def _rectified(
     there is to gain. known: moments for the first round."""
     if begins is None or first.ridge is None:
         return first
-    made = (first.weight, first.bias + offset)
-    seen, held_out = pairs_of(job.student, sight, offset, layer.slot is not None, (begins, made, known))
+    relaxed = Relaxed(begins, first.weight, first.bias + offset, known)
+    seen, held_out = pairs_of(job.student, sight, offset, layer.slot is not None, relaxed)
     with threadpool_limits(1, "blas"):
         second = fit(seen, held_out, weight, old)
     return second if second.ridge is not None else first
@@ -198,12 +198,8 @@ def _together(job: Job, plan: Plan, sight: Sight, begins: Threshold | None, shif
     if values:
         names = job.graph.names
         job.found.pairs[names[layer.node]] = (names[front.node], left)
-    for name, value in values.items():
-        student.weights[name] = job.found.values[name] = value
+    job.take(values)
 
 
 def _errors(result: Fit, energy: float, refused: bool) -> tuple[float, float]:
     return result.before / energy, (result.before if refused else result.after) / energy
-
-
-__all__: Sequence[str] = ["Repaired", "repair", "with_values"]

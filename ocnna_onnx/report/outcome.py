@@ -18,7 +18,7 @@ from ..plan.align import Alignment
 from ..plan.plan import Plan
 from ..plan.select import matches
 from ..prove.proof import Proof
-from ..repair.repair import Repaired
+from ..repair.job import Repaired
 from ..rewrite.rewrite import Rewritten
 from ..trace.groups import Group
 from ..trace.labels import BoolArray
