@@ -53,7 +53,7 @@ def _measured(net: Net, asked: float, criterion: str, seed: int, setting: Settin
     plain = (before["took"] + after["took"]) / 2
     return {
         "calibrated": len(images),
-        "plain_s": round(plain, 3),
+        "plain_s": round(plain, 6),
         "prune_s": round(prune["took"], 3),
         "passes": round(prune["took"] / plain, 2),
         "timings": prune["timings"],
