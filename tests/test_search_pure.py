@@ -124,11 +124,9 @@ def test_an_emptied_group_gets_its_best_filter_back() -> None:
 
 
 @settings(deadline=None, max_examples=25)
-@given(st.booleans(), st.booleans(), st.integers(0, 100), st.booleans())
-def test_children_are_new_and_legal_and_nothing_is_evaluated_twice(
-    led: bool, wide: bool, seed: int, scored: bool
-) -> None:
-    rules = Rules(population=8, led=led, wide=wide, worst=0.9)
+@given(st.booleans(), st.integers(0, 100), st.booleans())
+def test_children_are_new_and_legal_and_nothing_is_evaluated_twice(led: bool, seed: int, scored: bool) -> None:
+    rules = Rules(population=8, led=led, worst=0.9)
     archive, toy = run(rules, 5, [WEIGHTS, WEIGHTS[::-1].copy()] if scored else None, seed)
     assert len(toy.asked) == len(set(toy.asked)) == len(archive)
     assert len(archive) <= 1 + 5 * (8 - 3)
@@ -138,7 +136,7 @@ def test_children_are_new_and_legal_and_nothing_is_evaluated_twice(
 
 
 def test_a_run_that_goes_on_from_its_archive_is_the_unbroken_run() -> None:
-    for rules in (Rules(population=10), Rules(population=10, led=False, wide=False)):
+    for rules in (Rules(population=10), Rules(population=10, led=False)):
         whole, _ = run(rules, 6, [WEIGHTS])
         part, toy = run(rules, 2, [WEIGHTS])
         *_, resumed = evolve(space(), rules, part, [WEIGHTS], 0, 6, toy)
@@ -146,8 +144,8 @@ def test_a_run_that_goes_on_from_its_archive_is_the_unbroken_run() -> None:
         assert (resumed.generation == whole.generation).all()
 
 
-def test_classic_parents_are_those_of_the_population_generation_by_generation() -> None:
-    rules = Rules(population=6, led=False, wide=False)
+def test_parents_are_those_of_the_population_generation_by_generation() -> None:
+    rules = Rules(population=6, led=False)
     archive, _ = run(rules, 8)
     present: list[int] = [0]
     for number in range(1, 9):
@@ -158,7 +156,7 @@ def test_classic_parents_are_those_of_the_population_generation_by_generation() 
 
 
 def test_at_the_start_all_parents_are_the_unpruned_net() -> None:
-    rules = Rules(population=6, led=False, wide=False)
+    rules = Rules(population=6, led=False)
     archive, toy = run(rules, 0)
     assert parents(archive, rules).distinct() == (0,)
     masks = children(space(), rules, archive, [], np.random.default_rng(0))
@@ -168,7 +166,7 @@ def test_at_the_start_all_parents_are_the_unpruned_net() -> None:
 
 def test_uniform_flips_flip_every_bit_with_the_probability() -> None:
     own = space((400,))
-    rules = Rules(population=103, mutation=0.1, led=False, wide=False)
+    rules = Rules(population=103, mutation=0.1, led=False)
     archive = start(own, rules, [], lambda m, b: Worth(np.zeros(len(m)), np.ones(len(m)), np.zeros(len(m), bool)))
     masks = children(own, rules, archive, [], np.random.default_rng(1))
     assert len(masks) == 100
@@ -190,7 +188,7 @@ def test_led_flips_reach_far_and_near_from_the_unpruned_net_and_uniform_ones_do_
     """Uniform flips of a net with many filters concentrate around one share."""
     own = space((64,) * 16)
     shares = {}
-    for rules in (Rules(population=203), Rules(population=203, led=False, wide=False)):
+    for rules in (Rules(population=203), Rules(population=203, led=False)):
         archive = start(own, rules, [], lambda m, b: Worth(np.zeros(len(m)), np.ones(len(m)), np.zeros(len(m), bool)))
         masks = children(own, rules, archive, [], np.random.default_rng(1))
         shares[rules.led] = (~masks).mean(axis=1)

@@ -29,14 +29,13 @@ from ocnna_onnx.settings import settings_of
 
 WHAT = "search"
 METHODS = ("default", "classic", "random", "scores")
-SWITCHES = ("uniform flips", "three parents", "no seeds", "no repair", "align auto")
+SWITCHES = ("uniform flips", "no seeds", "no repair", "align auto")
 """The default with one of its additions off (or on): whether each earns its place."""
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "default": {},
     "classic": {"classic": True},
     "uniform flips": {"flips": "uniform"},
-    "three parents": {"parents": "three"},
     "no seeds": {"seed_with": "none"},
     "no repair": {"repair": "none"},
     "align auto": {"align": "auto"},
@@ -151,7 +150,7 @@ def _found(
 def _prepared(net: Net, options: dict[str, Any], common: dict[str, Any], setting: Setting) -> Run:
     settings = settings_of(**common)
     asked = asked_of(
-        mutation=0.1, objective="macs", seed_with=None, repair=None, align=setting.alignment, flips=None, parents=None,
+        mutation=0.1, objective="macs", seed_with=None, repair=None, align=setting.alignment, flips=None,
         max_error=None, classic=False, exclude=(), exclude_op=(), min_channels=1, time_limit=None, dask=None,
         runtime=settings.runtime, **options,
     )  # fmt: skip

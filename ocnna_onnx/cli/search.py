@@ -53,7 +53,6 @@ INTERRUPTED = 130
 )
 @click.option("--align", metavar="N", help="As for prune.  [default: auto; --classic: 1]")
 @click.option("--flips", metavar="HOW", help="led (by the scores) or uniform.  [default: led; --classic: uniform]")
-@click.option("--parents", metavar="WHICH", help="front or three.  [default: front; --classic: three]")
 @click.option(
     "--max-error",
     type=float,

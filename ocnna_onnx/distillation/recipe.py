@@ -12,7 +12,7 @@ DEFAULT_TIME = 600.0
 TEMPERATURE = 4.0
 FEATURES = 200.0
 """β: features have far more numbers than outputs, and keep what is learned from few samples general."""
-RATE = 3e-4
+RATE = 1e-3
 BATCH = 32
 """Samples per step: gradients of several batches are added up where the net or the memory takes fewer at once."""
 

@@ -27,7 +27,7 @@ ALIGNMENTS = ("1", "2", "4", "8", "16", "32", "64")
 
 @dataclass(frozen=True)
 class Asked:
-    """See `ocnna_onnx.search`. led: flips; wide: parents. worst: max_error (None: by the original's). align:
+    """See `ocnna_onnx.search`. led: flips. worst: max_error (None: by the original's). align:
     the multiple, adaptive where it was measured. time_limit: seconds."""
 
     generations: int
@@ -38,7 +38,6 @@ class Asked:
     repair: str
     align: Alignment
     led: bool
-    wide: bool
     worst: float | None
     classic: bool
     exclude: tuple[str, ...]
@@ -63,7 +62,6 @@ class Asked:
             "repair": self.repair,
             "align": self.align.multiple,
             "flips": "led" if self.led else "uniform",
-            "parents": "front" if self.wide else "three",
             "max_error": self.worst,
             "min_channels": self.min_channels,
             "exclude": [*self.exclude, *(f"op:{op}" for op in self.exclude_op)],
@@ -80,7 +78,6 @@ def asked_of(
     repair: str | None,
     align: int | str | None,
     flips: str | None,
-    parents: str | None,
     max_error: float | None,
     classic: bool,
     exclude: Sequence[str],
@@ -108,7 +105,6 @@ def asked_of(
     for name, text, known in (
         ("objective", objective, OBJECTIVES),
         ("flips", flips or "led", ("led", "uniform")),
-        ("parents", parents or "front", ("front", "three")),
     ):
         if text not in known:
             raise UsageError(f"unknown {name} '{text}'; choose one of {', '.join(known)}")
@@ -127,7 +123,6 @@ def asked_of(
         repair=repair,
         align=_alignment("1" if align is None and classic else "auto" if align is None else str(align), runtime),
         led=not classic if flips is None else flips == "led",
-        wide=not classic if parents is None else parents == "front",
         worst=max_error,
         classic=classic,
         exclude=patterns_of("exclude", exclude),

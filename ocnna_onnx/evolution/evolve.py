@@ -27,14 +27,12 @@ ATTEMPTS = 20
 @dataclass(frozen=True)
 class Rules:
     """How a run goes. population: parents and children of a generation. mutation: see `evolution.mutate`. led: flips
-    are led by scores, in steps of the alignment; else uniform, as published. wide: the three parents are those of
-    everything that was evaluated, and half of the children come from the whole front; else of the parents before and
-    their children, as published. worst: the error above which no candidate is wanted; the unpruned net always is."""
+    are led by scores, in steps of the alignment; else uniform, as published. worst: the error above which no candidate
+    is wanted; the unpruned net always is."""
 
     population: int = 30
     mutation: float = 0.1
     led: bool = True
-    wide: bool = True
     worst: float = np.inf
 
 
@@ -120,11 +118,8 @@ def evolve(
 
 
 def parents(archive: Archive, rules: Rules) -> Named:
-    """The three of everything that was evaluated (wide); else of the population: of the parents before and their
-    children, generation by generation."""
+    """The three of the population: of the parents before and their children, generation by generation."""
     error, cost = archive.wanted(rules), archive.worth.cost
-    if rules.wide:
-        return named(error, cost)
     present: tuple[int, ...] = ()
     for number in range(archive.done + 1):
         members = np.array([*present, *np.flatnonzero(archive.generation == number).tolist()], np.int64)
@@ -139,13 +134,13 @@ def children(
 ) -> BoolArray:
     """Masks of the next generation, bool [≤ population − PARENTS, bits]: legal, and none that was evaluated before."""
     three = parents(archive, rules).distinct()
-    front = archive.front(rules)
     ranks = [ranked(space, s) for s in scores]
     known = {m.tobytes() for m in archive.masks}
     found: list[BoolArray] = []
     for _ in range(max(1, rules.population - PARENTS)):
         for _ in range(ATTEMPTS):
-            child = _child(space, rules, archive, three, front, scores, ranks, rng)
+            parent = three[int(rng.integers(len(three)))]
+            child = _child(space, rules, archive.masks[parent], scores, ranks, rng)
             if child.tobytes() not in known:
                 known.add(child.tobytes())
                 found.append(child)
@@ -156,20 +151,13 @@ def children(
 def _child(
     space: Space,
     rules: Rules,
-    archive: Archive,
-    three: Sequence[int],
-    front: IntArray,
+    mask: BoolArray,
     scores: Sequence[FloatArray],
     ranks: Sequence[FloatArray],
     rng: np.random.Generator,
 ) -> BoolArray:
-    parent = three[int(rng.integers(len(three)))]
-    if rules.wide and rng.random() < 0.5:  # any cost between the lightest and the heaviest is as likely
-        cost = archive.worth.cost[front]
-        parent = int(front[np.argmin(np.abs(cost - rng.uniform(cost[0], cost[-1])))])
     leader = int(rng.integers(len(scores))) if scores else None
     score = rng.random(space.total) if leader is None else scores[leader]
-    mask = archive.masks[parent]
     if rules.led:
         child = led(space, mask, rules.mutation, None if leader is None else ranks[leader], rng)
     else:

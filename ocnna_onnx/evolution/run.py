@@ -113,7 +113,6 @@ def prepared(job: Opened, asked: Asked) -> Run:
         population=asked.population,
         mutation=asked.mutation,
         led=asked.led,
-        wide=asked.wide,
         worst=_worst(judge) if asked.worst is None else asked.worst,
     )
     return Run(

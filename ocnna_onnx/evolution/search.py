@@ -46,7 +46,6 @@ def search(
     repair: str | None = None,
     align: int | str | None = None,
     flips: str | None = None,
-    parents: str | None = None,
     max_error: float | None = None,
     classic: bool = False,
     exclude: Sequence[str] = (),
@@ -70,9 +69,9 @@ def search(
     the original where there are none. seed_with: criteria whose cuts the search starts from, and which lead the flips;
     `none`: the unpruned net alone. repair: `least-squares` (closed form within every evaluation, the whole sequential
     repair for the three), `bias`, `moments`, `none`. align: as for `prune`. flips: `led` by the scores, or `uniform`.
-    parents: from the `front`, or the `three` only. max_error: candidates with more are not wanted; by default those
+    max_error: candidates with more are not wanted; by default those
     that keep less than a quarter of what the original has over a net that always says the same. classic: the published
-    scheme, without its training: uniform flips, three parents, no seeds, no repair, no alignment, 10 generations.
+    scheme, without its training: uniform flips, no seeds, no repair, no alignment, 10 generations.
     time_limit: `10m`, or seconds. distill: a time or `steps=N`, for each of the three after its repair
     (`ocnna_onnx.distill`). jobs: processes of this machine (by default one per core; of a latency one). dask: the
     address of a Dask scheduler whose workers evaluate instead. folder: where the state is kept after every generation;
@@ -95,7 +94,6 @@ def search(
         repair=repair,
         align=align,
         flips=flips,
-        parents=parents,
         max_error=max_error,
         classic=classic,
         exclude=exclude,
