@@ -42,7 +42,7 @@ class Commands(click.Group):
             click.echo(f"error: {error.format_message()}{hint}", err=True)
             sys.exit(error.exit_code)
         except click.Abort:
-            click.echo("interrupted: nothing was written", err=True)
+            click.echo("interrupted: no result was written", err=True)
             sys.exit(130)
 
 

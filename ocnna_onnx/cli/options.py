@@ -214,7 +214,7 @@ def guarded(command: Command) -> Command:
             click.echo(f"error: {error}", err=True)
             sys.exit(error.exit_code)
         except KeyboardInterrupt:
-            click.echo("interrupted: nothing was written", err=True)
+            click.echo("interrupted: no result was written", err=True)
             sys.exit(130)
         except Exception as error:
             if debug:

@@ -145,6 +145,7 @@ def _about(subject: Subject, split: Split, recipe: Recipe, nets: Nets) -> dict[s
         "samples": [split.fit.count, split.held.count, split.fit.source, split.fit.digest],
         "seed": recipe.seed,
         "temperature": recipe.temperature,
+        "rate": RATE,
         "steps": recipe.steps,
         "time": recipe.seconds,
         "augment": _augment(nets),

@@ -192,7 +192,7 @@ def _together(job: Job, plan: Plan, sight: Sight, begins: Threshold | None, shif
         scale = affine(job.graph, job.constants, job.found.values, plan.total, size)[0]
     elif plan.total is None:
         scale = scale_behind(student, layer.map.output)
-    late = np.arange(sight.count) % HELD_OUT == HELD_OUT - 1
+    late = student.is_late(front.map.tensor, np.arange(sight.count), HELD_OUT)
     pair = Pair(front, layer, sight.target, scale, begins, sight.count, shift)
     values, left = refitted_together(student, job.shapes, job.constants, pair, late)
     if values:
