@@ -45,6 +45,7 @@ _PUBLIC = {  # name -> module; loaded when first used, so that importing the pac
     "DataError": "errors",
     "NothingFree": "errors",
     "ProofFailed": "errors",
+    "TargetMissed": "errors",
 }
 
 if TYPE_CHECKING:
@@ -52,7 +53,16 @@ if TYPE_CHECKING:
     from .data.imageoptions import ImageOptions
     from .data.reader import CalibrationReader, calibration_reader
     from .distilling import Distilled, distill
-    from .errors import DataError, ModelError, NothingFree, OcnnaError, ProofFailed, ShapeNeeded, UsageError
+    from .errors import (
+        DataError,
+        ModelError,
+        NothingFree,
+        OcnnaError,
+        ProofFailed,
+        ShapeNeeded,
+        TargetMissed,
+        UsageError,
+    )
     from .evolution.found import Search
     from .evolution.search import Standing, search
     from .finishing import Result
@@ -84,6 +94,7 @@ __all__ = [
     "Sensitivity",
     "ShapeNeeded",
     "Standing",
+    "TargetMissed",
     "UsageError",
     "Why",
     "__version__",

@@ -14,7 +14,6 @@ from .levels import (
     counted_value,
     curves_of,
     deepest_cut,
-    gone_of,
     most_of,
     whole_cost,
 )
@@ -44,20 +43,19 @@ def meet(
     curves = curves_of(order, cuts, wishes)
     ways = Ways(job, start, order.score, curves, most, cost_model(trace), wishes, axis_channels(trace))
     counted = [t for t in wishes.targets if t.kind in ("macs", "params", "bytes")]
-    measured = [t for t in wishes.targets if t.kind in ("latency", "drop")]
+    # a drop last: it is measured of what the others leave
+    measured = sorted((t for t in wishes.targets if t.kind in ("latency", "drop")), key=lambda t: t.kind == "drop")
     told: dict[str, Any] = {}
     tried: dict[str, list[dict[str, Any]]] = {}
     mended: dict[bytes, Repaired] = {}
     classes = counted_cut(ways, counted) if counted else None
     for target in measured:
-        limits = classes if target.kind == "latency" or classes is None else None
-        if target.kind == "latency":
-            test = latency_test(ways, target)
-        else:
-            test = drop_test(ways, target, finished, judge, mended)
-        searched, about = search_levels(ways, target, noted(ways, test, tried.setdefault(target.kind, [])), limits)
-        told[target.kind] = about
-        classes = searched if classes is None or target.kind == "latency" else _smaller(ways, classes, searched)
+        fast = target.kind == "latency"
+        test = latency_test(ways, target) if fast else drop_test(ways, target, finished, judge, mended)
+        before, test = classes, noted(ways, test, tried.setdefault(target.kind, []))
+        classes, told[target.kind] = search_levels(ways, target, test, before)
+        if not fast and "latency" in told and classes is not before:  # the drop holds with less, which is slower
+            told["latency"] = latency_test(ways, next(t for t in measured if t.kind == "latency"))(classes)[1]
     assert classes is not None
     reached, short = _reached(ways, classes, wishes.targets, told)
     deepest = deepest_cut(ways)
@@ -71,12 +69,6 @@ def meet(
         tried=tried,
         repaired=mended.get(classes.tobytes()),
     )
-
-
-def _smaller(ways: Ways, a: IntArray, b: IntArray) -> IntArray:
-    """The cut that leaves more."""
-    left = [ways.costs.macs_left(gone_of(ways.trace, c)) for c in (a, b)]
-    return a if left[0] >= left[1] else b
 
 
 def _reachable(

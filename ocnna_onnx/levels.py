@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,7 +15,7 @@ from .plan.costs import CostModel
 from .plan.decide import Decided, Ordered
 from .plan.select import matches, spare_emptied
 from .plan.sensitivities import Cuts, order_of
-from .plan.targets import Target
+from .plan.targets import Kind, Target
 from .rewrite.rewrite import rewrite
 from .sensing import curve
 from .trace.groups import Group
@@ -32,6 +32,9 @@ Chosen on training images, for ResNets and VGG (0.25 and 0.1 do about as well, 1
 
 STAMP = 1500
 """Bytes of a stamp without its channels."""
+
+WEIGHINGS = 12
+"""Files that are made for a target in bytes, at most."""
 
 
 @dataclass(frozen=True)
@@ -185,14 +188,15 @@ def cost_of(ways: Ways, kind: str) -> Callable[[BoolArray], float]:
 
 
 def counted_cut(ways: Ways, targets: Sequence[Target]) -> IntArray:
-    """What goes so that all counted targets hold. Bytes are foretold from parameters, and then weighed."""
-    slack = 0.0
-    for _ in range(4):
-        classes = _foretold(ways, targets, slack)
-        limit = next((t.limit(whole_cost(ways, "bytes")) for t in targets if t.kind == "bytes"), None)
-        if limit is None or (over := weighed(ways, classes) - limit) <= 0:
+    """What goes so that all counted targets hold. Bytes are foretold from parameters, and then weighed: what a file
+    came out too large is asked off what was foretold of this very cut, so that every try goes deeper."""
+    limits = {t.kind: t.limit(whole_cost(ways, t.kind)) for t in targets}
+    most, foretold = limits.get("bytes"), cost_of(ways, "bytes")
+    for _ in range(WEIGHINGS):
+        classes = _foretold(ways, limits)
+        if most is None or (over := weighed(ways, classes) - most) <= 0:
             break
-        slack += over
+        limits["bytes"] = foretold(gone_of(ways.trace, classes)) - over
     return classes
 
 
@@ -209,12 +213,10 @@ def weighed(ways: Ways, classes: IntArray) -> float:
     return float(model.ByteSize() + STAMP + 2 * len(classes))
 
 
-def _foretold(ways: Ways, targets: Sequence[Target], slack: float) -> IntArray:
-    """The worst excess is what a step must lower. slack: bytes by which files came out larger than foretold."""
-    limits = {t.kind: t.limit(whole_cost(ways, t.kind)) for t in targets}
-    if "bytes" in limits:
-        limits["bytes"] -= slack
-    parts = [(cost_of(ways, t.kind), limits[t.kind]) for t in targets]
+def _foretold(ways: Ways, limits: Mapping[Kind, float]) -> IntArray:
+    """The worst excess is what a step must lower. limits: kind -> what is to be left at most; positive, or out of
+    reach."""
+    parts = [(cost_of(ways, kind), limit) for kind, limit in limits.items()]
     if len(parts) == 1:
         return level(ways, *parts[0])
-    return level(ways, lambda gone: sum(max(1.0, cost(gone) / limit) for cost, limit in parts), float(len(parts)))
+    return level(ways, lambda gone: sum(max(1.0, cost(gone) / max(limit, 1.0)) for cost, limit in parts), len(parts))

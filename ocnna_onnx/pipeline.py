@@ -43,7 +43,7 @@ from .scoring import given_scores, scores_of
 from .settings import samples_for, settings_of
 from .trace.groups import find_groups
 from .trace.tracer import trace as trace_model
-from .wishes import Met, wishes_of
+from .wishes import Met, Wishes, wishes_of
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -175,13 +175,15 @@ def prune(
             sensed = sensitivities_of(job, known, normalize, barred)
         order = ordered(job.trace, job.groups, values, normalize, barred)
         cuts = None if sensed is None else sensed.cuts_of(order.start.trace, order.groups, order.score)
+        bounds = {"keep": dict(wishes.keep), "max_cut": dict(wishes.max_cut)}
         met = meet(job, order, cuts, wishes, partial(finished, job, method), judging(everything))
         if met.short and not (best_effort or asked.by_default):  # by default nobody insisted
-            raise _missed(met, job)
+            raise _missed(met, job, wishes, bool(exclude or exclude_op))
         decided, mended, deepest, tried = met.decided, met.repaired, met.deepest, met.tried
         obtained = {"targets": met.to_json(asked.targets)}
         texts = [t.text for t in asked.targets]
         options.update({"target": texts, "allocate": allocate, "align": wishes.align.multiple})
+        options.update({name: given for name, given in bounds.items() if given})
     else:
         decided = decide(job.trace, job.groups, values, asked.cut, normalize, barred)
         everything_goes = Cut(1.0, min_channels=min_channels)
@@ -222,13 +224,23 @@ def _given(
     return sensed.scores, sensed
 
 
-def _missed(met: Met, job: Opened) -> TargetMissed:
-    """What could not be met, how far it got, and which walls stand in the way."""
+def _missed(met: Met, job: Opened, wishes: Wishes, excluded: bool) -> TargetMissed:
+    """What could not be met, how far it got, and what stands in the way: options, walls of the net."""
     first = met.short[0]
     walls = wall_infos(job.trace, job.groups)
     told = ", ".join(f"node '{w.node}' ({w.op}): {w.reason}" for w in walls[:3]) or "none"
     reached = met.describe(first)
-    text = f"target {first.text} cannot be met: {reached} is as far as it goes; walls: {told}"
+    own = {
+        f"align {wishes.align.multiple} (align 1 goes further)": wishes.align.multiple > 1,
+        f"min_channels {wishes.min_channels}": wishes.min_channels > 1,
+        "keep": bool(wishes.keep),
+        "max_cut": bool(wishes.max_cut),
+        "exclude": excluded,
+        ", ".join(t.text for t in wishes.targets if t.kind == "drop"): any(t.kind == "drop" for t in wishes.targets),
+    }
+    bounds = ", ".join(name for name, holds in own.items() if holds)
+    text = f"target {first.text} cannot be met: {reached} is as far as it goes"
+    text += (f"; your options: {bounds}" if bounds else "") + f"; walls: {told}"
     return TargetMissed(f"{text} (--best-effort writes that)", {t.kind: met.reached[t.kind] for t in met.short})
 
 

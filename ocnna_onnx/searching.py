@@ -40,7 +40,8 @@ Finish = Callable[[Decided], tuple[onnx.ModelProto, Repaired]]
 
 def search_levels(ways: Ways, target: Target, test: Test, start: IntArray | None) -> tuple[IntArray, dict[str, Any]]:
     """A search over budgets of multiply–accumulates: the mildest cut that is fast enough, or the deepest whose drop
-    holds. start: a cut that must go in any case (latency)."""
+    holds; what was measured of it. start: the cut that other targets ask for: where it does, it is
+    the one; else a latency takes more than it, and a drop less."""
     total = whole_cost(ways, "macs")
     fast = target.kind == "latency"
     report = ways.job.settings.progress
@@ -48,10 +49,11 @@ def search_levels(ways: Ways, target: Target, test: Test, start: IntArray | None
     last: tuple[IntArray, dict[str, Any]] | None = None
     low, high = LEAST, 1.0  # shares of MACs: `high` is nothing at all
     if start is not None:
-        high = ways.costs.macs_left(gone_of(ways.trace, start)) / total
         holds, about = test(start)
-        if holds and fast:
+        if holds:
             return start, about
+        left = ways.costs.macs_left(gone_of(ways.trace, start)) / total
+        low, high = (low, left) if fast else (left, high)
     seen: dict[bytes, tuple[bool, dict[str, Any]]] = {}
     for k in range(LEVELS):
         report(target.kind, k, LEVELS)
@@ -74,7 +76,7 @@ def search_levels(ways: Ways, target: Target, test: Test, start: IntArray | None
         deepest = level(ways, ways.costs.macs_left, LEAST * total)
         return deepest, test(deepest)[1]
     nothing: IntArray = np.zeros(0, np.int64)
-    return nothing, last[1] if last is not None else {}
+    return nothing, test(nothing)[1]
 
 
 def noted(ways: Ways, test: Test, tried: list[dict[str, Any]]) -> Test:
@@ -96,8 +98,9 @@ def drop_test(ways: Ways, target: Target, finished: Finish, judge: Samples, mend
     batch = batch_size(ways.job.trace.shapes, judge)
 
     def test(classes: IntArray) -> tuple[bool, dict[str, Any]]:
-        model, repaired = finished(replace(ways.decided, classes=classes))
-        found = difference(ways.job.loaded.model, model, judge, batch, ways.job.settings.runtime)
+        original = ways.job.loaded.model
+        model, repaired = finished(replace(ways.decided, classes=classes)) if len(classes) else (original, Repaired())
+        found = difference(original, model, judge, batch, ways.job.settings.runtime)
         if found is None:
             return False, {}
         holds = found.bound <= target.value

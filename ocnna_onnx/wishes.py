@@ -82,6 +82,11 @@ def wishes_of(
     """The user's options, once they are seen to be in range. Raises UsageError."""
     if allocation not in ("sensitivity", "uniform"):
         raise UsageError(f"unknown allocation '{allocation}'; choose sensitivity or uniform")
+    if not targets and (keep or max_cut):
+        raise UsageError(
+            "keep and max_cut bound what a target takes; a ratio or percentile asks for its share of every group "
+            "(exclude leaves layers alone, min_channels holds for all)"
+        )
     for pattern, least in (keep or {}).items():
         if not isinstance(least, int) or least < 1:
             raise UsageError(f"keep {pattern}={least}: a number of channels, at least 1")

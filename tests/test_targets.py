@@ -231,6 +231,46 @@ def test_a_drop_is_judged_on_samples_that_nothing_else_sees() -> None:
     assert result.report["accuracy"]["after"] > 0.93
 
 
+@pytest.mark.parametrize("align", [1, 16])
+def test_every_size_within_reach_is_met(align: int) -> None:
+    given = {**QUICK, "align": align, "repair": "none"}
+    for share in (0.9, 0.75, 0.6, 0.5, 0.4, 0.3):
+        result = ocnna_onnx.prune(MODELS / "digits_vgg.onnx", target=f"bytes={share:.0%}", **given)
+        (row,) = result.report["obtained"]["targets"]
+        assert row["met"]
+        assert row["reached"] <= share
+        assert result.model.ByteSize() <= share * (MODELS / "digits_vgg.onnx").stat().st_size
+
+
+def test_a_drop_beside_a_budget_is_that_of_the_net_that_is_written() -> None:
+    result = ocnna_onnx.prune(RESNET, target=["drop=50%", "macs=80%"], **{**QUICK, "samples": 200})
+    by_kind = {row["kind"]: row for row in result.report["obtained"]["targets"]}
+    (tried,) = result.report["obtained"]["tried"]["drop"]  # the budget's own cut holds: no other is tried
+    assert tried["macs_ratio"] == pytest.approx(result.report["obtained"]["macs_ratio"])
+    assert by_kind["macs"]["met"]
+    assert 0.7 < by_kind["macs"]["reached"] <= 0.8
+    assert by_kind["drop"]["measured"]["value"] < 0.05
+
+
+def test_where_a_drop_allows_less_than_a_budget_asks_for_both_are_told_of_the_same_net() -> None:
+    given = {**QUICK, "samples": 200, "repair": "none", "best_effort": True}
+    result = ocnna_onnx.prune(RESNET, target="macs=20%,latency=90%,drop=3%", **given)
+    by_kind = {row["kind"]: row for row in result.report["obtained"]["targets"]}
+    assert not by_kind["macs"]["met"]
+    assert by_kind["drop"]["met"]
+    assert by_kind["macs"]["reached"] == pytest.approx(result.report["obtained"]["macs_ratio"])
+    bounds = [r["bound"] for r in result.report["obtained"]["tried"]["drop"] if r["holds"]]
+    assert by_kind["drop"]["measured"]["bound"] in bounds
+
+
+def test_bounds_of_layers_are_for_targets_and_are_reported() -> None:
+    with pytest.raises(ocnna_onnx.UsageError, match="keep and max_cut bound what a target takes"):
+        ocnna_onnx.prune(RESNET, ratio=0.3, keep={"*": 16}, **QUICK)
+    result = ocnna_onnx.prune(RESNET, target="macs=80%", keep={"nowhere*": 4}, repair="none", **QUICK)
+    assert result.report["requested"]["keep"] == {"nowhere*": 4}
+    assert any("--keep 'nowhere*' matches nothing" in w for w in result.report["warnings"])
+
+
 def test_too_few_samples_for_a_drop_say_so() -> None:
     result = ocnna_onnx.prune(tiny(), data={"x": images(12), "y": np.arange(12) % 5}, target="drop=1%", align=1)
     assert result.report["obtained"]["removed"] == 0

@@ -55,7 +55,7 @@ def data_option(command: Command) -> Command:
             help="Samples: a folder of pictures (sub-folders or labels.csv: classes), an .npz (arrays named after the "
             "inputs; labels in 'y' or 'labels'), an .npy, polygraphy's saved inputs (.json), script.py[:load_data] "
             "(which is run, as your own code), 'digits', or 'photos'.  [default: photos, crops of two photographs; "
-            "real samples score better]",
+            "real samples score better; search and distill need yours]",
         ),
     ):
         command = option(command)
@@ -69,7 +69,13 @@ def data_options(command: Command) -> Command:
         click.option(
             "--seed", type=int, default=0, show_default=True, metavar="S", help="Seed of everything that is drawn."
         ),
-        click.option("--samples", type=int, metavar="N", help="Use at most N samples.  [default: 256]"),
+        click.option(
+            "--samples",
+            type=int,
+            metavar="N",
+            help="Use at most N samples.  [default: 256; for a drop and to search 1024, to distill 4096, to apply and "
+            "check 64]",
+        ),
         data_option,
     ):
         command = option(command)

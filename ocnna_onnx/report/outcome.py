@@ -28,6 +28,15 @@ from .inspection import wall_infos
 
 SCHEMA = 1
 
+REQUESTED = (
+    *("target", "allocate", "align", "ratio", "percentile"),
+    *("exclude", "keep", "max_cut", "min_channels", "strict_inputs"),
+)
+"""Options of a plan that say what was asked for."""
+
+CALIBRATED = ", with those that calibrated: optimistic"
+"""Said of samples that judge, where the data has none apart for that."""
+
 
 @dataclass(frozen=True)
 class Told:
@@ -63,9 +72,11 @@ class Outcome:
 
     def _judged_on(self) -> str:
         """The samples of the agreement: the data's own test part; else all, or those that a distillation held out."""
-        if self.samples.evaluation is not None or self.distillation is None:
-            return (self.samples.evaluation or self.samples).source
-        return f"the {self.distillation['held_out']} held out"
+        if self.samples.evaluation is not None:
+            return self.samples.evaluation.source
+        if self.distillation is not None:
+            return f"the {self.distillation['held_out']} held out"
+        return self.samples.source + (CALIBRATED if self.samples.real else "")
 
     def to_json(self, version: str) -> dict[str, Any]:
         """The dictionary of report.json."""
@@ -89,8 +100,7 @@ class Outcome:
         groups = [_group_row(trace, g, rewritten.kept.keep) for g in self.groups]
         units = sum(g["units"] for g in groups)
         removed = sum(g["removed"] for g in groups)
-        asked = ("target", "allocate", "align", "ratio", "percentile", "exclude", "min_channels", "strict_inputs")
-        requested = {k: v for k, v in plan.options.items() if k in asked}
+        requested = {k: v for k, v in plan.options.items() if k in REQUESTED}
         layers = self.repaired.layers
         return {
             "schema": SCHEMA,
@@ -179,6 +189,10 @@ class Outcome:
             hit = pattern[3:] in operators if pattern.startswith("op:") else any(matches(n, pattern) for n in names)
             if not hit:
                 found.append(f"--exclude '{pattern}' matches nothing in this model")
+        for option in ("keep", "max_cut"):
+            for pattern in self.plan.options.get(option, {}):
+                if not any(matches(n, pattern) for n in names):
+                    found.append(f"--{option.replace('_', '-')} '{pattern}' matches nothing in this model")
         if self.proof.twin:
             found.append(
                 "the model computes in bfloat16, which onnxruntime cannot run here: scored, compared and proven as its "

@@ -33,7 +33,7 @@ def print_search(found: Search, verbose: int) -> None:
     told, samples = found.told, found.told["samples"]
     console.print(
         f"samples: {samples['search']} searched, {samples['selection']} chose, {samples['final']} judged the three "
-        f"({samples['source']}); error: {samples['error']}",
+        f"({found.results['knee'].report['data']['evaluated_on']}); error: {samples['error']}",
         markup=False,
     )
     console.print(

@@ -49,7 +49,7 @@ def print_result(report: dict[str, Any], out: str | None, verbose: int) -> None:
     if report["criterion_choice"] is not None:
         console.print(_choice(report["criterion_choice"]), markup=False)
     for row in obtained["targets"]:
-        console.print(_target(row), markup=False)
+        console.print(_target(row, report.get("distillation") is not None), markup=False)
     if obtained["alignment"] is not None:
         console.print(_aligned(obtained["alignment"]), markup=False)
     repair = obtained["repair"]
@@ -82,8 +82,9 @@ def print_result(report: dict[str, Any], out: str | None, verbose: int) -> None:
     console.print(f"written: {out}" if out else "dry run: nothing was written", markup=False)
 
 
-def _target(row: dict[str, Any]) -> str:
-    """What was asked, what was reached, and on how many samples that was seen."""
+def _target(row: dict[str, Any], distilled: bool) -> str:
+    """What was asked, what was reached, and on how many samples that was seen. distilled: whether the net was, since a
+    drop is measured before."""
     measured = row.get("measured", {})
     state = "met" if row["met"] else "NOT met"
     if row["kind"] == "drop":
@@ -94,11 +95,15 @@ def _target(row: dict[str, Any]) -> str:
         )
         seen = f"{kind} {100 * measured['value']:.2f} pp on {measured['samples']} samples that were held out"
         sure = f"at most {100 * measured['bound']:.2f} pp with 90 % confidence"
-        return f"target {row['asked']}: {state}; {seen}, {sure} (optimistic if the net was trained on them)"
+        if not row["reached"]:
+            shown = f"({measured['samples']} samples that were held out)"
+            return f"target {row['asked']}: nothing goes; no cut that was tried is shown to stay within it {shown}"
+        before = ", before the distillation" if distilled else ""
+        return f"target {row['asked']}: {state}; {seen}, {sure}{before} (optimistic if the net was trained on them)"
     value = row["reached"]
     if row["kind"] == "latency":
         share = measured["after_ms"] / measured["before_ms"]
-        times = f"{measured['before_ms']:.2f} → {measured['after_ms']:.2f} ms ({share:.1%}) on this machine"
+        times = f"{measured['before_ms']:.3g} → {measured['after_ms']:.3g} ms ({share:.1%}) on this machine"
         return f"target {row['asked']}: {state}; {times}"
     relative = "%" in row["asked"] or value <= 1
     shown, least = (f"{100 * v:.1f}%" if relative else f"{v:,.0f}" for v in (value, row["reachable"]))
