@@ -271,7 +271,7 @@ def apply(plan: Plan, model: Any, *, repair: str = "none", **common: Unpack[Comm
         job = replace(job, samples=divided(job.samples, plan.seed).whole)
     fit_on = fitting(job.samples) if dropped else job.samples
     deepest = Savings(paired).spared(np.flatnonzero(paired.free))
-    told = Told(reach(paired, deepest), repair, repair)
+    told = Told(reach(paired, deepest), repair, repair if job.samples.real else "none")
     return carry_out(job, plan, paired.keep_units(classes), told, fit_on)
 
 
