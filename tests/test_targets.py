@@ -337,3 +337,11 @@ def test_a_net_without_classes_has_its_drop_in_relative_error() -> None:
     (row,) = result.report["obtained"]["targets"]
     assert row["measured"]["kind"] == "relative_l2"
     assert row["measured"]["bound"] <= 0.3
+
+
+def test_apply_repairs_on_samples_of_the_users_alone() -> None:
+    plan = ocnna_onnx.prune(RESNET, ratio=0.3, **QUICK).plan
+    for data, repaired in ((None, False), ("digits", True)):
+        again = ocnna_onnx.apply(plan, RESNET, repair="least-squares", data=data, samples=64, threads=1)
+        assert bool(again.report["obtained"]["repair"]["weights"]) == repaired
+        assert (again.report["obtained"]["repair"]["method"] == "none") != repaired
