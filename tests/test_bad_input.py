@@ -486,7 +486,7 @@ def test_a_target_that_is_no_regular_file(tmp_path: Path, net: Path, out: Path) 
         assert pipe.is_fifo()
 
 
-@pytest.mark.parametrize(("raised", "code", "words"), [(KeyboardInterrupt, 130, "nothing"), (KeyError, 1, "report")])
+@pytest.mark.parametrize(("raised", "code", "words"), [(KeyboardInterrupt, 130, "no result"), (KeyError, 1, "report")])
 def test_interrupts_and_defects(
     tmp_path: Path, net: Path, out: Path, raised: type, code: int, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
