@@ -27,8 +27,8 @@ ALIGNMENTS = ("1", "2", "4", "8", "16", "32", "64")
 
 @dataclass(frozen=True)
 class Asked:
-    """See `ocnna_onnx.search`. led: flips. worst: max_error (None: by the original's). align:
-    the multiple, adaptive where it was measured. time_limit: seconds."""
+    """See `ocnna_onnx.search`. led: flips. worst: max_error (None: by the original's). align: the multiple, adaptive
+    where it was measured. time_limit: seconds."""
 
     generations: int
     population: int

@@ -69,13 +69,13 @@ def search(
     the original where there are none. seed_with: criteria whose cuts the search starts from, and which lead the flips;
     `none`: the unpruned net alone. repair: `least-squares` (closed form within every evaluation, the whole sequential
     repair for the three), `bias`, `moments`, `none`. align: as for `prune`. flips: `led` by the scores, or `uniform`.
-    max_error: candidates with more are not wanted; by default those
-    that keep less than a quarter of what the original has over a net that always says the same. classic: the published
-    scheme, without its training: uniform flips, no seeds, no repair, no alignment, 10 generations.
-    time_limit: `10m`, or seconds. distill: a time or `steps=N`, for each of the three after its repair
-    (`ocnna_onnx.distill`). jobs: processes of this machine (by default one per core; of a latency one). dask: the
-    address of a Dask scheduler whose workers evaluate instead. folder: where the state is kept after every generation;
-    resume: go on from there. watch: called after every generation. common: see `ocnna_onnx.settings.Common`.
+    max_error: candidates with more are not wanted; by default those that keep less than a quarter of what the original
+    has over a net that always says the same. classic: the published scheme, without its training: uniform flips, no
+    seeds, no repair, no alignment, 10 generations. time_limit: `10m`, or seconds, until the last generation ends.
+    distill: a time or `steps=N`, for each of the three after its repair (`ocnna_onnx.distill`). jobs: processes of this
+    machine (by default one per core; of a latency one). dask: the address of a Dask scheduler whose workers evaluate
+    instead. folder: where the state is kept after every generation; resume: go on from there. watch: called after every
+    generation. common: see `ocnna_onnx.settings.Common`.
 
     Two thirds of the samples evaluate candidates and one third chooses the three, where the data has others for the
     final figures; else a half, a quarter, and the last quarter for the figures. An interrupt (KeyboardInterrupt) ends

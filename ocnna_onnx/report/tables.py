@@ -95,7 +95,7 @@ def _target(row: dict[str, Any], distilled: bool) -> str:
         )
         seen = f"{kind} {100 * measured['value']:.2f} pp on {measured['samples']} samples that were held out"
         sure = f"at most {100 * measured['bound']:.2f} pp with 90 % confidence"
-        if not row["reached"]:
+        if row["reached"] < measured["bound"]:
             shown = f"({measured['samples']} samples that were held out)"
             return f"target {row['asked']}: nothing goes; no cut that was tried is shown to stay within it {shown}"
         before = ", before the distillation" if distilled else ""
