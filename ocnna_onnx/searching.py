@@ -40,7 +40,7 @@ Finish = Callable[[Decided], tuple[onnx.ModelProto, Repaired]]
 
 def search_levels(ways: Ways, target: Target, test: Test, start: IntArray | None) -> tuple[IntArray, dict[str, Any]]:
     """A search over budgets of multiply–accumulates: the mildest cut that is fast enough, or the deepest whose drop
-    holds; and what was measured of it. start: the cut that other targets ask for: it is the one where this target holds,
+    holds; and what was measured of it. start: the cut that other targets ask for: the one where this target holds,
     too; else a latency takes more than it, and a drop less."""
     total = whole_cost(ways, "macs")
     fast = target.kind == "latency"
