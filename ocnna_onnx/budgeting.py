@@ -43,19 +43,20 @@ def meet(
     curves = curves_of(order, cuts, wishes)
     ways = Ways(job, start, order.score, curves, most, cost_model(trace), wishes, axis_channels(trace))
     counted = [t for t in wishes.targets if t.kind in ("macs", "params", "bytes")]
-    # a drop last: it is measured of what the others leave
-    measured = sorted((t for t in wishes.targets if t.kind in ("latency", "drop")), key=lambda t: t.kind == "drop")
+    latency, drop = (next((t for t in wishes.targets if t.kind == kind), None) for kind in ("latency", "drop"))
     told: dict[str, Any] = {}
     tried: dict[str, list[dict[str, Any]]] = {}
     mended: dict[bytes, Repaired] = {}
     classes = counted_cut(ways, counted) if counted else None
-    for target in measured:
-        fast = target.kind == "latency"
-        test = latency_test(ways, target) if fast else drop_test(ways, target, finished, judge, mended)
-        before, test = classes, noted(ways, test, tried.setdefault(target.kind, []))
-        classes, told[target.kind] = search_levels(ways, target, test, before)
-        if not fast and "latency" in told and classes is not before:  # the drop holds with less, which is slower
-            told["latency"] = latency_test(ways, next(t for t in measured if t.kind == "latency"))(classes)[1]
+    if latency is not None:
+        test = noted(ways, latency_test(ways, latency), tried.setdefault("latency", []))
+        classes, told["latency"] = search_levels(ways, latency, test, classes)
+    if drop is not None:  # last: it is measured of what the others leave
+        wanted = classes
+        test = noted(ways, drop_test(ways, drop, finished, judge, mended), tried.setdefault("drop", []))
+        classes, told["drop"] = search_levels(ways, drop, test, wanted)
+        if latency is not None and classes is not wanted:  # the drop holds with less, which is slower
+            told["latency"] = latency_test(ways, latency)(classes)[1]
     assert classes is not None
     reached, short = _reached(ways, classes, wishes.targets, told)
     deepest = deepest_cut(ways)

@@ -175,7 +175,6 @@ def prune(
             sensed = sensitivities_of(job, known, normalize, barred)
         order = ordered(job.trace, job.groups, values, normalize, barred)
         cuts = None if sensed is None else sensed.cuts_of(order.start.trace, order.groups, order.score)
-        bounds = {"keep": dict(wishes.keep), "max_cut": dict(wishes.max_cut)}
         met = meet(job, order, cuts, wishes, partial(finished, job, method), judging(everything))
         if met.short and not (best_effort or asked.by_default):  # by default nobody insisted
             raise _missed(met, job, wishes, bool(exclude or exclude_op))
@@ -183,7 +182,8 @@ def prune(
         obtained = {"targets": met.to_json(asked.targets)}
         texts = [t.text for t in asked.targets]
         options.update({"target": texts, "allocate": allocate, "align": wishes.align.multiple})
-        options.update({name: given for name, given in bounds.items() if given})
+        bounds = {"keep": wishes.keep, "max_cut": wishes.max_cut}
+        options.update({name: dict(given) for name, given in bounds.items() if given})
     else:
         decided = decide(job.trace, job.groups, values, asked.cut, normalize, barred)
         everything_goes = Cut(1.0, min_channels=min_channels)
@@ -230,15 +230,15 @@ def _missed(met: Met, job: Opened, wishes: Wishes, excluded: bool) -> TargetMiss
     walls = wall_infos(job.trace, job.groups)
     told = ", ".join(f"node '{w.node}' ({w.op}): {w.reason}" for w in walls[:3]) or "none"
     reached = met.describe(first)
-    own = {
-        f"align {wishes.align.multiple} (align 1 goes further)": wishes.align.multiple > 1,
-        f"min_channels {wishes.min_channels}": wishes.min_channels > 1,
-        "keep": bool(wishes.keep),
-        "max_cut": bool(wishes.max_cut),
-        "exclude": excluded,
-        ", ".join(t.text for t in wishes.targets if t.kind == "drop"): any(t.kind == "drop" for t in wishes.targets),
-    }
-    bounds = ", ".join(name for name, holds in own.items() if holds)
+    own = (
+        (f"align {wishes.align.multiple} (align 1 goes further)", wishes.align.multiple > 1),
+        (f"min_channels {wishes.min_channels}", wishes.min_channels > 1),
+        ("keep", wishes.keep),
+        ("max_cut", wishes.max_cut),
+        ("exclude", excluded),
+        *((t.text, t.kind == "drop") for t in wishes.targets),
+    )
+    bounds = ", ".join(name for name, holds in own if holds)
     text = f"target {first.text} cannot be met: {reached} is as far as it goes"
     text += (f"; your options: {bounds}" if bounds else "") + f"; walls: {told}"
     return TargetMissed(f"{text} (--best-effort writes that)", {t.kind: met.reached[t.kind] for t in met.short})

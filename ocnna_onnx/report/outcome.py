@@ -185,13 +185,11 @@ class Outcome:
                 "as nodes of the main graph, so that channels in them could go; their layers go by their names there"
             )
         names, operators = self.trace.graph.names, {n.op_type for n in self.trace.graph.nodes}
-        for pattern in self.plan.options.get("exclude", ()):
-            hit = pattern[3:] in operators if pattern.startswith("op:") else any(matches(n, pattern) for n in names)
-            if not hit:
-                found.append(f"--exclude '{pattern}' matches nothing in this model")
-        for option in ("keep", "max_cut"):
-            for pattern in self.plan.options.get(option, {}):
-                if not any(matches(n, pattern) for n in names):
+        for option in ("exclude", "keep", "max_cut"):
+            for pattern in self.plan.options.get(option, ()):
+                by_operator = option == "exclude" and pattern.startswith("op:")
+                hit = pattern[3:] in operators if by_operator else any(matches(n, pattern) for n in names)
+                if not hit:
                     found.append(f"--{option.replace('_', '-')} '{pattern}' matches nothing in this model")
         if self.proof.twin:
             found.append(
