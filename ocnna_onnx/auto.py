@@ -136,7 +136,7 @@ def choose_criterion(
     """
     started = time.perf_counter()
     if not job.samples.real:
-        return Chosen(BLIND, f"no --data was given, so that nothing could be compared: {BLIND} without a comparison")
+        return Chosen(BLIND, f"no samples of yours (--data): {BLIND} without a comparison")
     if job.samples.count < FEW:
         return Chosen(BLIND, f"{job.samples.count} samples are too few to hold some out: {BLIND} without a comparison")
     seen, held = _divided(job.samples, job.settings.seed)

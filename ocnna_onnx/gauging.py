@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from .criteria.cache import cached, key_of, remember
 from .criteria.scores import Scores
-from .criteria.table import parsed
+from .criteria.table import CRITERION, parsed
 from .data.samples import Samples
 from .errors import DataError, UsageError
 from .opened import Opened, open_model, require_free
@@ -30,7 +30,7 @@ from .plan.sensitivities import (
     read_sensitivities,
     sensitivities_from_json,
 )
-from .scoring import about_run, given_scores, scores_of
+from .scoring import about_run, check_criterion, given_scores, scores_of
 from .sensing import CUTS, damages, readings
 from .settings import settings_of
 from .trace.groups import Group
@@ -52,7 +52,7 @@ on all of them."""
 
 MANY = 64
 
-CRITERION, NORMALIZE = "ocnna", "mean"
+NORMALIZE = "mean"
 """What the user gets without asking: no reason to refuse sensitivities that were measured otherwise."""
 
 
@@ -75,7 +75,7 @@ def sensitivity(
     parsed(criterion)
     exclude, exclude_op = patterns_of("exclude", exclude), patterns_of("exclude_op", exclude_op)
     check_normalization(normalize)
-    given = None if scores is None else given_scores(scores)
+    given = None if scores is None else given_scores(scores, criterion)
     job = open_model(model, settings_of(**common))
     require_free(job)
     known = given or scores_of(job, criterion, job.trace.free_sources())
@@ -117,15 +117,7 @@ def given_sensitivities(given: Any, criterion: str, normalize: str) -> Sensitivi
         raise UsageError(
             f"sensitivities of type {type(given).__name__} are not understood: give a path or Sensitivities"
         )
-    name, _, options = parsed(criterion)
-    own = given.scores
-    differs = name != own.criterion or any(own.options.get(k, v) != v for k, v in options.items())
-    if criterion != CRITERION and differs:
-        told = ", ".join(f"{k}={own.options[k]}" for k in options if k in own.options)
-        raise DataError(
-            f"the sensitivities were measured by criterion {own.criterion}{f' ({told})' if told else ''}, not by "
-            f"{criterion}: leave --criterion out, or measure them again"
-        )
+    check_criterion(given.scores, criterion, "sensitivities")
     if normalize not in (NORMALIZE, given.normalize):
         raise DataError(
             f"the sensitivities were measured with --normalize {given.normalize}, not {normalize}: leave it out, or "

@@ -15,7 +15,7 @@ from .asking import asked_for, within_sight
 from .auto import Chosen, choose_criterion, is_auto
 from .budgeting import meet
 from .criteria.scores import Scores
-from .criteria.table import parsed
+from .criteria.table import CRITERION, parsed
 from .data.open import DEFAULT_SAMPLES
 from .data.samples import choose, probe_shapes, probe_values
 from .distillation.asked import check_size, recipe_for
@@ -77,7 +77,7 @@ def inspect(model: Any, **common: Unpack[Common]) -> Inspection:
 def prune(
     model: Any,
     *,
-    criterion: str = "ocnna",
+    criterion: str = CRITERION,
     target: str | Sequence[str] | None = None,
     ratio: float | None = None,
     percentile: float | None = None,
@@ -156,6 +156,8 @@ def prune(
         most = -(-narrow // HELD_OUT) if asked.drops else narrow
         job = replace(job, samples=choose(job.samples, most, settings.seed))
     barred = excluded(job.trace, exclude, exclude_op)
+    if not np.isin(np.flatnonzero(job.trace.free), job.trace.unit_class[barred], invert=True).any():
+        raise UsageError("nothing is left to prune: --exclude and --exclude-op match all that could go")
     choice: Chosen | None = None
     if automatic:
         choice = choose_criterion(job, wishes if asked.targets else asked.cut, normalize, barred, method)
@@ -214,7 +216,7 @@ def _given(
 ) -> tuple[Scores | None, Sensitivities | None]:
     """What was measured before, as the user hands it over. by_curves: whether sensitivities have a say at all."""
     if sensitivities is None:
-        return (None if scores is None else given_scores(scores)), None
+        return (None if scores is None else given_scores(scores, criterion)), None
     if scores is not None or not by_curves:
         raise UsageError(
             "sensitivities bring their scores and share out a target: leave out scores, ratio, percentile and uniform "

@@ -12,7 +12,7 @@ from .blending import blend
 from .criteria.cache import cached, key_of, remember
 from .criteria.request import Criterion, Options
 from .criteria.scores import Layer, Scores, read_scores, scores_from_json
-from .criteria.table import parsed
+from .criteria.table import CRITERION, parsed
 from .errors import DataError, UsageError
 from .measuring import FloatArray, measured
 from .opened import Opened, open_model
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .settings import Common
 
 
-def score(model: Any, *, criterion: str = "ocnna", **common: Unpack[Common]) -> Scores:
+def score(model: Any, *, criterion: str = CRITERION, **common: Unpack[Common]) -> Scores:
     """One score per output channel of every layer, before any grouping or normalisation; higher = keep.
 
     criterion: a name of `ocnna_onnx.criteria.table.CRITERIA`, with options behind a colon (`ocnna:variance=1`).
@@ -122,10 +122,25 @@ def _scored(
     return dict(zip(sources, found, strict=True))
 
 
-def given_scores(given: Any) -> Scores:
-    """What the user handed over: Scores, or the path of a scores.json. Raises UsageError, DataError."""
-    if isinstance(given, Scores):
-        return given
+def given_scores(given: Any, criterion: str) -> Scores:
+    """What the user handed over: Scores, or the path of a scores.json. criterion: what was asked for besides. Raises
+    UsageError, DataError."""
     if isinstance(given, str | os.PathLike):
-        return read_scores(given)
-    raise UsageError(f"scores of type {type(given).__name__} are not understood: give a path or Scores")
+        given = read_scores(given)
+    if not isinstance(given, Scores):
+        raise UsageError(f"scores of type {type(given).__name__} are not understood: give a path or Scores")
+    check_criterion(given, criterion, "scores")
+    return given
+
+
+def check_criterion(own: Scores, criterion: str, what: str) -> None:
+    """Raises DataError where what was measured goes by another criterion than the one that is asked for; the default
+    asks for none."""
+    name, _, options = parsed(criterion)
+    differs = name != own.criterion or any(own.options.get(k, v) != v for k, v in options.items())
+    if criterion != CRITERION and differs:
+        told = ", ".join(f"{k}={own.options[k]}" for k in options if k in own.options)
+        raise DataError(
+            f"the {what} were measured by criterion {own.criterion}{f' ({told})' if told else ''}, not by "
+            f"{criterion}: leave --criterion out, or measure them again"
+        )

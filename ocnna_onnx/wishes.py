@@ -93,6 +93,8 @@ def wishes_of(
     for pattern, share in (max_cut or {}).items():
         if not 0 <= share <= 1:
             raise UsageError(f"max_cut {pattern}={share}: a share from 0 to 1")
+    if not targets and str(align) not in ("auto", "1"):
+        raise UsageError("align rounds what a target takes; a ratio or percentile takes its share of every group")
     measured: dict[str, Any] = {}
     if align == "auto":
         alignment = Alignment()

@@ -271,6 +271,20 @@ def test_bounds_of_layers_are_for_targets_and_are_reported() -> None:
     assert any("--keep 'nowhere*' matches nothing" in w for w in result.report["warnings"])
 
 
+@pytest.mark.parametrize("target", [0.5, [0.5], {"macs": "50%"}.items()])
+def test_a_target_that_is_no_text(target: Any) -> None:
+    with pytest.raises(ocnna_onnx.UsageError, match="is no budget: give macs=50%"):
+        ocnna_onnx.prune(RESNET, target=target, **QUICK)
+
+
+def test_scores_of_another_criterion_than_the_one_asked_for() -> None:
+    scores = ocnna_onnx.score(RESNET, criterion="l1", threads=1)
+    given = {"data": "digits", "scores": scores, "ratio": 0.1, "repair": "none", "threads": 1, "samples": 16}
+    with pytest.raises(ocnna_onnx.DataError, match="scores were measured by criterion l1, not by l2"):
+        ocnna_onnx.prune(RESNET, criterion="l2", **given)
+    assert ocnna_onnx.prune(RESNET, **given).plan.criterion == "l1"
+
+
 def test_too_few_samples_for_a_drop_say_so() -> None:
     result = ocnna_onnx.prune(tiny(), data={"x": images(12), "y": np.arange(12) % 5}, target="drop=1%", align=1)
     assert result.report["obtained"]["removed"] == 0

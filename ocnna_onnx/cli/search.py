@@ -106,19 +106,25 @@ def search_command(
     check_targets(model, None, False, data=shared["data"])
     from ..evolution.found import THREE
     from ..evolution.search import search
+    from ..evolution.state import NAME as STATE
     from ..report.searched import print_search
 
     if any((folder / f"{name}.onnx").exists() and model.samefile(folder / f"{name}.onnx") for name in THREE):
         raise UsageError(f"{folder}: IN is one of the files that would be written there; choose another OUTDIR")
-    with progress_bar(quiet) as progress:
-        found = search(
-            model,
-            folder=folder,
-            time_limit=time_limit,
-            watch=_silent if quiet else _tell,
-            progress=progress,
-            **library_arguments(shared),
-        )
+    try:
+        with progress_bar(quiet) as progress:
+            found = search(
+                model,
+                folder=folder,
+                time_limit=time_limit,
+                watch=_silent if quiet else _tell,
+                progress=progress,
+                **library_arguments(shared),
+            )
+    except KeyboardInterrupt:  # before the first generation, or while the three were made
+        known = " (--resume goes on from what was evaluated)" if (folder / STATE).exists() else ""
+        click.echo(f"interrupted: no result was written{known}", err=True)
+        sys.exit(INTERRUPTED)
     written = found.save(folder)
     if as_json:
         click.echo(json.dumps(found.to_json(), allow_nan=False, default=str))

@@ -39,6 +39,9 @@ CRITERIA: dict[str, Criterion] = {
     "blend": BLEND,
 }
 
+CRITERION = "ocnna"
+"""The default."""
+
 AUTO = "auto"
 """No criterion, but the wish that a prune chooses one (`ocnna_onnx.auto`)."""
 
@@ -54,7 +57,7 @@ def parsed(text: Any) -> tuple[str, Criterion, Options]:
             f"for; choose one of {', '.join(CRITERIA)}"
         )
     if name not in CRITERIA:
-        raise UsageError(f"unknown criterion '{name}'; choose one of {', '.join(CRITERIA)}")
+        raise UsageError(f"unknown criterion '{name}'; choose one of {', '.join(CRITERIA)} (of a prune also {AUTO})")
     criterion = CRITERIA[name]
     options = dict(criterion.options)
     for part in filter(None, rest.split(",")):

@@ -53,7 +53,7 @@ class Clock:
         worth = archive.worth
         standing = Standing(
             generation=archive.done,
-            generations=self.generations,
+            generations=max(self.generations, archive.done),  # a run that is resumed may be asked for less
             evaluated=len(archive),
             per_second=(len(archive) - self.first) / spent if spent > 0 else 0.0,
             hypervolume=hypervolume(worth.error[front], worth.cost[front]),

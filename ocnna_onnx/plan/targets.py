@@ -34,8 +34,10 @@ class Target:
 def parse_targets(given: str | Sequence[str]) -> tuple[Target, ...]:
     """`macs=50%`, `params=1.2M`, `bytes=5MB`, `latency=70%` or `10ms`, `drop=1%`; several with commas, or in a list.
     Raises UsageError."""
-    texts = [given] if isinstance(given, str) else list(given)
-    parts = [p.strip() for text in texts for p in str(text).split(",") if p.strip()]
+    texts = [given] if isinstance(given, str) else given
+    if not isinstance(texts, Sequence) or any(not isinstance(t, str) for t in texts):
+        raise UsageError(f"target {given!r} is no budget: give macs=50%, params=…, bytes=…, latency=… or drop=…")
+    parts = [p.strip() for text in texts for p in text.split(",") if p.strip()]
     if not parts:
         raise UsageError("target is empty: give macs=50%, params=…, bytes=…, latency=… or drop=…")
     found = [_parsed(p) for p in parts]

@@ -159,7 +159,7 @@ class Outcome:
         found = [*self.samples.notes, *self.repaired.notes]
         if not self.samples.real:
             found.append(
-                f"no --data was given: calibrated and compared on {self.samples.source} "
+                f"no samples of yours (--data): calibrated and compared on {self.samples.source} "
                 f"({self.samples.preprocessing}); not measured on your data, not repaired: real samples score better"
             )
         inputs = {i.name for i in self.loaded.proto.graph.input}
