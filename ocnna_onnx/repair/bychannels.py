@@ -15,7 +15,7 @@ from ..data.rows import Rows
 from ..model.graph import AnyArray
 from .channelmap import Places, Residue, channel_rows, composed, start
 from .frontier import Frontier
-from .job import Job, Plan, accept
+from .job import Job, Site, accept
 from .moments import HELD_OUT, WORK, moments_of
 from .sight import Sight
 from .solve import Pairs, fit
@@ -23,9 +23,9 @@ from .solve import Pairs, fit
 FloatArray = npt.NDArray[np.float64]
 
 
-def by_channels(job: Job, plan: Plan, sight: Sight, old: FloatArray) -> str:
+def by_channels(job: Job, site: Site, sight: Sight, old: FloatArray) -> str:
     """The repair of a layer with too many features: see `channelmap`."""
-    layer, map_, student, at = plan.layer, plan.layer.map, job.student, plan.places
+    layer, map_, student, at = site.layer, site.layer.map, job.student, site.places
     number = job.trace.graph.producer[map_.output]
     theirs = linear(job.trace.graph, job.trace.shapes, job.trace.constants, number)
     whole = job.trace.constants.value(job.trace.graph.nodes[number].input[map_.weight])
@@ -33,7 +33,7 @@ def by_channels(job: Job, plan: Plan, sight: Sight, old: FloatArray) -> str:
         return "it has too many inputs for a least squares problem"
     stays = job.rewritten.kept.along(map_.output, map_.out_axis)
     full = matrix(theirs, whole)[:, :, stays]
-    source = job.teacher.held[plan.source]
+    source = job.teacher.held[site.source]
     pairs = [_channel_pairs(student, sight, at, source, intercept) for intercept in (True, False)]
     if not all(np.isfinite(p.xx).all() and np.isfinite(p.yy).all() for p, _ in pairs):
         return "values that reach it are not finite"

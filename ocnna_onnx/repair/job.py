@@ -64,7 +64,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Site:
     """A layer with what it takes: of the pruned net, and of the original. places: where the features of each channel
     lie, for layers with too many of them."""
 
@@ -85,7 +85,7 @@ class Plan:
         shapes: Shapes,
         constants: Constants,
         layer: Layer,
-    ) -> Plan:
+    ) -> Site:
         map_ = layer.map
         total = residual(graph, constants, map_)
         if total is not None and total.total not in trace.graph.producer:

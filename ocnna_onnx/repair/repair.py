@@ -20,7 +20,7 @@ from ..trace.types import Trace
 from .bychannels import by_channels
 from .channelmap import is_too_large
 from .frontier import frontier
-from .job import Job, Plan, Repaired, accept
+from .job import Job, Site, Repaired, accept
 from .judge import how_much_worse
 from .layers import Layer, find_layers, notes_of, pruned_constants, pruned_shapes
 from .moments import HELD_OUT, Relaxed, energy_of, pairs_of
@@ -75,19 +75,19 @@ def _repaired(
     shapes = pruned_shapes(trace, rewritten, graph)
     constants = pruned_constants(trace, shapes, graph, runtime)
     layers, left = find_layers(trace, rewritten, graph, shapes, constants)
-    plans = [Plan.of(trace, rewritten, graph, shapes, constants, layer) for layer in layers]
+    sites = [Site.of(trace, rewritten, graph, shapes, constants, layer) for layer in layers]
     batch = batch_size(trace.shapes, samples)
-    student = frontier(small, samples, batch, runtime, memory // 2, [p.student for p in plans])
-    teacher = frontier(trace.graph.model, samples, batch, runtime, memory // 2, [p.teacher for p in plans])
+    student = frontier(small, samples, batch, runtime, memory // 2, [s.student for s in sites])
+    teacher = frontier(trace.graph.model, samples, batch, runtime, memory // 2, [s.teacher for s in sites])
     job = Job(trace, rewritten, shapes, constants, student, teacher, Repaired(), left, method)
-    for k, plan in enumerate(plans):
-        progress(k, len(plans))
-        reason = _repair_layer(job, plan)
+    for k, site in enumerate(sites):
+        progress(k, len(sites))
+        reason = _repair_layer(job, site)
         if reason:
-            left.setdefault(reason, []).append(graph.names[plan.layer.node])
+            left.setdefault(reason, []).append(graph.names[site.layer.node])
         student.done()
         teacher.done()
-    progress(len(plans), len(plans))
+    progress(len(sites), len(sites))
     job.found.notes.extend(notes_of(left))
     return job.found
 
@@ -109,15 +109,15 @@ def _if_better(
     return Repaired(notes=[*found.notes, why])
 
 
-def _repair_layer(job: Job, plan: Plan) -> str:
+def _repair_layer(job: Job, site: Site) -> str:
     """Why the layer is left as it is; '' where it was seen to."""
-    layer, map_, student, teacher = plan.layer, plan.layer.map, job.student, job.teacher
+    layer, map_, student, teacher = site.layer, site.layer.map, job.student, job.teacher
     try:
-        teacher.reach(plan.teacher.tensors)
-        student.reach(plan.student.tensors)
+        teacher.reach(site.teacher.tensors)
+        student.reach(site.student.tensors)
     except ValueError:
         return "what it reads differs in shape from batch to batch"
-    target, y = target_of(job, plan)
+    target, y = target_of(job, site)
     x = student.held[map_.tensor]
     if teacher.rows[y] != student.rows[map_.tensor] or 0 in job.rewritten.kept.changed_axes(y):
         return "its rows are not those of the original"
@@ -133,7 +133,7 @@ def _repair_layer(job: Job, plan: Plan) -> str:
     if not explains(student, sight, weight, old + offset):
         return "its output is not what its weights say"
     if is_too_large(map_, weight.shape[1]) and job.method == "least-squares":
-        return by_channels(job, plan, sight, old)
+        return by_channels(job, site, sight, old)
     seen, held_out = pairs_of(student, sight, offset, layer.slot is not None)
     if not np.isfinite(seen.xx).all() or not np.isfinite(seen.yy).all():
         return "values that reach it are not finite"
@@ -152,8 +152,8 @@ def _repair_layer(job: Job, plan: Plan) -> str:
         begins = None
     result = _rectified(job, layer, sight, offset, weight, old, result, begins, (seen, held_out))
     reason = accept(job, layer, sight.stored(result.weight, value), (result.bias - old).reshape(-1))
-    if not reason and plan.front is not None and job.method == "least-squares":
-        _together(job, plan, sight, begins, (result.bias - old).reshape(-1))
+    if not reason and site.front is not None and job.method == "least-squares":
+        _together(job, site, sight, begins, (result.bias - old).reshape(-1))
     job.found.layers[job.graph.names[layer.node]] = _errors(told, energy, bool(reason))
     return reason
 
@@ -180,17 +180,17 @@ def _rectified(
     return second if second.ridge is not None else first
 
 
-def _together(job: Job, plan: Plan, sight: Sight, begins: Threshold | None, shift: FloatArray) -> None:
+def _together(job: Job, site: Site, sight: Sight, begins: Threshold | None, shift: FloatArray) -> None:
     """The layer and the one in front of it once more, as one problem. shift: of the bias, as it was just repaired."""
-    student, front, layer = job.student, plan.front, plan.layer
+    student, front, layer = job.student, site.front, site.layer
     assert front is not None
     if len(student.held[front.map.tensor]) != student.samples or sight.count != student.samples:
         return  # rows that are no samples
     scale = None
-    if plan.total is not None and plan.total.between:
+    if site.total is not None and site.total.between:
         size = job.constants.shape[layer.map.output][layer.map.out_axis]
-        scale = affine(job.graph, job.constants, job.found.values, plan.total, size)[0]
-    elif plan.total is None:
+        scale = affine(job.graph, job.constants, job.found.values, site.total, size)[0]
+    elif site.total is None:
         scale = scale_behind(student, layer.map.output)
     late = student.is_late(front.map.tensor, np.arange(sight.count), HELD_OUT)
     pair = Pair(front, layer, sight.target, scale, begins, sight.count, shift)

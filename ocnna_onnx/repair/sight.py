@@ -14,7 +14,7 @@ from ..calibrate.sampling import positions_of
 from ..data.rows import Rows
 from ..model.graph import AnyArray
 from .frontier import Frontier
-from .job import Job, Plan
+from .job import Job, Site
 from .residual import affine
 from .transposed import Stuffing, reversed_kernel, stored_kernel, stuffed
 
@@ -81,10 +81,10 @@ def explains(student: Frontier, sight: Sight, weight: FloatArray, bias: FloatArr
     return bool((np.abs(ours - theirs)[finite] <= 10 * limit * scale).all())
 
 
-def target_of(job: Job, plan: Plan) -> tuple[Target, str]:
+def target_of(job: Job, site: Site) -> tuple[Target, str]:
     """The original's output on the kept filters; for the last layer of a residual branch what is missing in the sum.
     And the original's tensor that it is made of."""
-    kept, map_, total = job.rewritten.kept, plan.layer.map, plan.total
+    kept, map_, total = job.rewritten.kept, site.layer.map, site.total
     if total is None:
         own = job.teacher.held[map_.output]
         return lambda part: kept.slice(map_.output, np.asarray(own[part], np.float32)), map_.output
