@@ -20,7 +20,7 @@ from ..trace.types import Trace
 from .bychannels import by_channels
 from .channelmap import is_too_large
 from .frontier import frontier
-from .job import Job, Site, Repaired, accept
+from .job import Job, Repaired, Site, accept
 from .judge import how_much_worse
 from .layers import Layer, find_layers, notes_of, pruned_constants, pruned_shapes
 from .moments import HELD_OUT, Relaxed, energy_of, pairs_of
