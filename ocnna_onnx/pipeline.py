@@ -157,7 +157,7 @@ def prune(
         job = replace(job, samples=choose(job.samples, most, settings.seed))
     barred = excluded(job.trace, exclude, exclude_op)
     if not np.isin(np.flatnonzero(job.trace.free), job.trace.unit_class[barred], invert=True).any():
-        raise UsageError("nothing is left to prune: --exclude and --exclude-op match all that could go")
+        notes = (*notes, "nothing is left to prune: --exclude and --exclude-op match all that could go")
     choice: Chosen | None = None
     if automatic:
         choice = choose_criterion(job, wishes if asked.targets else asked.cut, normalize, barred, method)

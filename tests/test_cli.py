@@ -317,10 +317,14 @@ def test_percentile(tmp_path: Path) -> None:
     [
         (("--exclude", "conv1"), (8, 3)),
         (("--exclude", "*2"), (4, 6)),
+        (("--exclude", "conv?"), (8, 6)),
         (("--exclude", "CONV*"), (4, 3)),
         (("--exclude", "onv"), (4, 3)),
         (("--exclude", "re:onv2$"), (4, 6)),
+        (("--exclude", "re:^c.*[12]"), (8, 6)),
+        (("--exclude", "conv1", "--exclude", "conv2"), (8, 6)),
         (("--nodes-to-exclude", "conv1"), (8, 3)),
+        (("--exclude-op", "Conv"), (8, 6)),
         (("--op-types-to-exclude", "Gemm"), (4, 3)),
     ],
 )

@@ -199,6 +199,8 @@ def test_a_prune_of_nothing_is_the_input(options: dict[str, Any]) -> None:
         assert result.model.SerializeToString() == model.SerializeToString()
         assert not result.plan.remove
         assert stamp(result.model) == []
+        said = any("nothing is left to prune" in w for w in result.report["warnings"])
+        assert said == ("exclude" in options)
 
 
 def test_a_prune_of_nothing_keeps_what_nobody_uses() -> None:
