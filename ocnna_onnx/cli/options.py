@@ -219,8 +219,9 @@ def guarded(command: Command) -> Command:
                 raise
             click.echo(f"error: {error}", err=True)
             sys.exit(error.exit_code)
-        except KeyboardInterrupt:
-            click.echo("interrupted: no result was written", err=True)
+        except KeyboardInterrupt as interrupt:
+            hint = "".join(f" ({line})" for line in str(interrupt).splitlines()[:1])
+            click.echo(f"interrupted: no result was written{hint}", err=True)
             sys.exit(130)
         except Exception as error:
             if debug:

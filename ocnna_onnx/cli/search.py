@@ -122,9 +122,9 @@ def search_command(
                 **library_arguments(shared),
             )
     except KeyboardInterrupt:  # before the first generation, or while the three were made
-        known = " (--resume goes on from what was evaluated)" if (folder / STATE).exists() else ""
-        click.echo(f"interrupted: no result was written{known}", err=True)
-        sys.exit(INTERRUPTED)
+        if (folder / STATE).exists():
+            raise KeyboardInterrupt("--resume goes on from what was evaluated") from None
+        raise
     written = found.save(folder)
     if as_json:
         click.echo(json.dumps(found.to_json(), allow_nan=False, default=str))
